@@ -1,0 +1,133 @@
+// Loads the addon and types it. The only file that knows where the binary is and what it exports.
+import { createRequire } from 'node:module'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { OpenMoeError, type ErrorCode } from './errors.ts'
+import type { NativeTokenizerModule } from './tokenizer/native_tokenizer.ts'
+
+declare const kind: unique symbol
+export interface NativeDevice {
+  readonly [kind]: 'device'
+}
+export interface NativeBuffer {
+  readonly [kind]: 'buffer'
+}
+export interface NativeProgram {
+  readonly [kind]: 'program'
+}
+
+export interface OpField {
+  name: string
+  kind: 'in' | 'out' | 'inout' | 'matrix' | 'integer' | 'number'
+  spec: string
+}
+
+export interface NativeMatrixSource {
+  file: string
+  offset: number
+  dtype: number
+  rows: number
+  cols: number
+  rowStride: number
+  colStride: number
+}
+
+export interface NativeMatrixTarget {
+  buffer: NativeBuffer
+  dtype: number
+  count: number
+  outFeatures: number
+  inFeatures: number
+  index: number
+  rowOffset: number
+}
+
+interface NativeDeviceModule {
+  ops(): { name: string; fields: OpField[] }[]
+  cpuInfo(): { modelName: string; defaultThreads: number; isas: string[] }
+  openCpu(threads: number, isa?: string): NativeDevice
+  closeDevice(device: NativeDevice): Promise<void>
+  allocate(device: NativeDevice, bytes: number): NativeBuffer
+  freeBuffer(device: NativeDevice, buffer: NativeBuffer): void
+  matrixBytes(device: NativeDevice, dtype: number, count: number, outFeatures: number, inFeatures: number): number
+  write(device: NativeDevice, buffer: NativeBuffer, offset: number, from: ArrayBufferView): Promise<void>
+  read(device: NativeDevice, buffer: NativeBuffer, offset: number, to: ArrayBufferView): Promise<void>
+  loadMatrix(device: NativeDevice, source: NativeMatrixSource, target: NativeMatrixTarget): Promise<void>
+  loadRows(
+    device: NativeDevice,
+    source: NativeMatrixSource,
+    buffer: NativeBuffer,
+    offset: number,
+    dtype: number,
+  ): Promise<void>
+  packMatrix(device: NativeDevice, from: Float32Array, target: NativeMatrixTarget): Promise<void>
+  program(
+    device: NativeDevice,
+    tensors: (NativeBuffer | number | boolean | null)[],
+    code: Float64Array,
+    labels: string[],
+  ): NativeProgram
+  programBytes(program: NativeProgram): number
+  run(
+    device: NativeDevice,
+    program: NativeProgram,
+    inputs: (number | ArrayBufferView)[],
+    results: (number | ArrayBufferView)[],
+    flags: number,
+  ): Promise<Float64Array | undefined>
+}
+
+export type NativeModule = NativeDeviceModule & NativeTokenizerModule
+
+// lib/ and dist/ are both one level below the root.
+const root = resolve(dirname(fileURLToPath(import.meta.url)), '..')
+
+function load(): NativeModule {
+  const require = createRequire(import.meta.url)
+  const tried: string[] = []
+  const candidates = process.env.OPENMOE_NATIVE_PATH
+    ? [process.env.OPENMOE_NATIVE_PATH]
+    : [join(root, 'build', 'native', 'Release', 'openmoe.node')]
+  for (const path of candidates) {
+    try {
+      return require(path) as NativeModule
+    } catch (error) {
+      tried.push(`  ${path}: ${(error as Error).message.split('\n')[0]}`)
+    }
+  }
+  throw new OpenMoeError(
+    'ERR_OPENMOE_NATIVE_NOT_FOUND',
+    `The native addon is not built for ${process.platform}-${process.arch}. Tried:\n${tried.join('\n')}\n` +
+      `Run: npm run build --prefix ${root} (needs CMake 3.24 and a C++20 compiler; nothing is downloaded)`,
+  )
+}
+
+let loaded: NativeModule | undefined
+
+/** The addon, loaded on first use so that `import 'openmoe'` never throws. */
+export const native: NativeModule = new Proxy({} as NativeModule, {
+  get: (_, name) => {
+    loaded ??= load()
+    return loaded[name as keyof NativeModule]
+  },
+})
+
+/** Errors of the addon carry `code`; to the user they are all OpenMoeError. */
+export function fromNative(error: unknown): unknown {
+  const code = (error as { code?: unknown } | null)?.code
+  if (error instanceof OpenMoeError || typeof code !== 'string' || !code.startsWith('ERR_OPENMOE_')) return error
+  return new OpenMoeError(code as ErrorCode, (error as Error).message, { cause: error })
+}
+
+/** Calls into the addon, sync or async, with its errors translated. */
+export function callNative<T>(call: () => T): T {
+  try {
+    const result = call()
+    if (!(result instanceof Promise)) return result
+    return result.catch((error: unknown) => {
+      throw fromNative(error)
+    }) as T
+  } catch (error) {
+    throw fromNative(error)
+  }
+}

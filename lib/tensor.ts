@@ -1,0 +1,101 @@
+import { OpenMoeError } from './errors.ts'
+import type { NativeBuffer } from './native.ts'
+
+/** Element types. The order is shared with native/program/dtype.h. */
+export const DTYPES = ['f32', 'bf16', 'i32', 'u8', 'f16'] as const
+export type DType = (typeof DTYPES)[number]
+export type TypedArray = Float32Array | Int32Array | Uint8Array | Uint16Array
+
+const BYTES = { f32: 4, bf16: 2, i32: 4, u8: 1, f16: 2 } as const
+const ARRAYS = { f32: Float32Array, bf16: Uint16Array, i32: Int32Array, u8: Uint8Array, f16: Uint16Array } as const
+
+export const bytesPerElement = (dtype: DType): number => BYTES[dtype]
+export const dtypeIndex = (dtype: DType): number => DTYPES.indexOf(dtype)
+export const newTypedArray = (dtype: DType, length: number): TypedArray => new ARRAYS[dtype](length)
+
+export function numElements(shape: readonly number[]): number {
+  return shape.reduce((product, n) => product * n, 1)
+}
+
+/** A tensor in host memory: what goes into a run and what comes out. bf16 and f16 are raw 16-bit patterns. */
+export interface HostTensor {
+  dtype: DType
+  shape: readonly number[]
+  data: TypedArray
+}
+
+/** `tensor(new Float32Array(6), [2, 3])`; the dtype follows from the array (Uint16Array is bf16). */
+export function tensor(data: TypedArray, shape: readonly number[]): HostTensor {
+  const dtype = dtypeOf(data)
+  if (numElements(shape) !== data.length) {
+    throw new OpenMoeError(
+      'ERR_OPENMOE_INVALID_ARG',
+      `tensor: the shape [${shape.join(', ')}] has ${numElements(shape)} elements, the array ${data.length}`,
+    )
+  }
+  return { dtype, shape, data }
+}
+
+function dtypeOf(data: TypedArray): DType {
+  if (data instanceof Float32Array) return 'f32'
+  if (data instanceof Int32Array) return 'i32'
+  if (data instanceof Uint8Array) return 'u8'
+  if (data instanceof Uint16Array) return 'bf16'
+  throw new OpenMoeError(
+    'ERR_OPENMOE_INVALID_ARG',
+    'tensor: expected a Float32Array, Int32Array, Uint8Array or Uint16Array (bf16)',
+  )
+}
+
+/**
+ * A tensor that ops take and make. Either persistent on a device (`buffer` set: weights, caches), or a value inside
+ * one program, whose memory the program plans.
+ */
+export class Tensor {
+  readonly dtype: DType
+  readonly shape: readonly number[]
+  readonly buffer: NativeBuffer | null
+  readonly offset: number
+  /** The Program (or Device) it belongs to. */
+  readonly owner: object
+  constructor(
+    owner: object,
+    dtype: DType,
+    shape: readonly number[],
+    storage?: { buffer: NativeBuffer; offset: number },
+  ) {
+    this.owner = owner
+    this.dtype = dtype
+    this.shape = shape
+    this.buffer = storage?.buffer ?? null
+    this.offset = storage?.offset ?? 0
+  }
+  get bytes(): number {
+    return numElements(this.shape) * BYTES[this.dtype]
+  }
+}
+
+/** Weights packed into the device's own layout: `count` matrices of [outFeatures, inFeatures]. */
+export class Matrix {
+  readonly owner: object
+  readonly dtype: DType
+  readonly count: number
+  readonly outFeatures: number
+  readonly inFeatures: number
+  readonly buffer: NativeBuffer
+  readonly bytes: number
+  constructor(
+    owner: object,
+    dtype: DType,
+    shape: { count: number; outFeatures: number; inFeatures: number },
+    storage: { buffer: NativeBuffer; bytes: number },
+  ) {
+    this.owner = owner
+    this.dtype = dtype
+    this.count = shape.count
+    this.outFeatures = shape.outFeatures
+    this.inFeatures = shape.inFeatures
+    this.buffer = storage.buffer
+    this.bytes = storage.bytes
+  }
+}

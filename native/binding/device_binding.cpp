@@ -1,0 +1,349 @@
+#include "binding/device_binding.h"
+
+#include <cmath>
+
+#include "binding/completions.h"
+#include "binding/handle.h"
+#include "program/program.h"
+#include "support/error.h"
+
+namespace openmoe {
+
+template <>
+struct HandleType<DeviceHandle> {
+  static constexpr napi_type_tag tag = {0x6f70656e6d6f6501, 0x646576696365};
+  static constexpr const char* name = "device";
+};
+template <>
+struct HandleType<Buffer> {
+  static constexpr napi_type_tag tag = {0x6f70656e6d6f6502, 0x627566666572};
+  static constexpr const char* name = "buffer";
+};
+template <>
+struct HandleType<Program> {
+  static constexpr napi_type_tag tag = {0x6f70656e6d6f6503, 0x70726f6772616d};
+  static constexpr const char* name = "program";
+};
+
+namespace {
+
+// Converts our errors; the body is the binding of one function.
+template <class F>
+auto guarded(F body) {
+  return [body](const Napi::CallbackInfo& info) -> Napi::Value {
+    try {
+      return body(info);
+    } catch (const Error& error) {
+      throw to_js_error(info.Env(), error);
+    } catch (const std::bad_alloc&) {
+      throw to_js_error(info.Env(), Error("OUT_OF_MEMORY", "Memory could not be allocated."));
+    }
+  };
+}
+
+double number(const Napi::Value& value, const char* what, double max = 9007199254740991.0) {
+  const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
+  if (!(number >= 0 && number <= max) || number != std::floor(number))
+    fail_arg(std::string(what) + " must be a whole number from 0 to " + std::to_string(static_cast<int64_t>(max)));
+  return number;
+}
+
+DType dtype(const Napi::Value& value) { return static_cast<DType>(number(value, "dtype", kNumDTypes - 1)); }
+
+struct Bytes {
+  void* data;
+  size_t size;
+};
+
+Bytes bytes_of(const Napi::Value& value) {
+  if (!value.IsTypedArray()) fail_arg("expected a typed array");
+  const auto array = value.As<Napi::TypedArray>();
+  auto* base = static_cast<std::byte*>(array.ArrayBuffer().Data());
+  if (!base && array.ByteLength() > 0) fail_arg("the typed array's buffer is detached");
+  return {base ? base + array.ByteOffset() : nullptr, array.ByteLength()};
+}
+
+void check_range(const Buffer& buffer, double offset, size_t bytes) {
+  if (offset > static_cast<double>(buffer.bytes()) || bytes > buffer.bytes() - static_cast<size_t>(offset))
+    fail_arg("bytes " + std::to_string(static_cast<int64_t>(offset)) + " to +" + std::to_string(bytes) +
+             " are outside a buffer of " + std::to_string(buffer.bytes()));
+}
+
+Napi::Value describe_ops(const Napi::CallbackInfo& info) {
+  static constexpr const char* kKinds[] = {"in", "out", "inout", "matrix", "integer", "number"};
+  const auto ops = all_ops();
+  Napi::Array list = Napi::Array::New(info.Env(), ops.size());
+  for (uint32_t i = 0; i < ops.size(); ++i) {
+    Napi::Array fields = Napi::Array::New(info.Env(), ops[i].fields.size());
+    for (uint32_t f = 0; f < ops[i].fields.size(); ++f) {
+      Napi::Object field = Napi::Object::New(info.Env());
+      field.Set("name", ops[i].fields[f].name);
+      field.Set("kind", kKinds[static_cast<int>(ops[i].fields[f].kind)]);
+      field.Set("spec", ops[i].fields[f].spec);
+      fields.Set(f, field);
+    }
+    Napi::Object op = Napi::Object::New(info.Env());
+    op.Set("name", std::string(ops[i].name));
+    op.Set("fields", fields);
+    list.Set(i, op);
+  }
+  return list;
+}
+
+Napi::Value describe_cpu(const Napi::CallbackInfo& info) {
+  const CpuInfo cpu = cpu_info();
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("modelName", cpu.model_name);
+  result.Set("defaultThreads", cpu.default_threads);
+  Napi::Array isas = Napi::Array::New(info.Env(), cpu.isas.size());
+  for (uint32_t i = 0; i < cpu.isas.size(); ++i) isas.Set(i, cpu.isas[i]);
+  result.Set("isas", isas);
+  return result;
+}
+
+// openCpu(threads, isa)
+Napi::Value open_cpu(const Napi::CallbackInfo& info) {
+  CpuOptions options;
+  options.num_threads = static_cast<int>(number(info[0], "threads", 1024));
+  if (info[1].IsString()) options.isa = info[1].As<Napi::String>();
+  return make_handle(info.Env(), std::make_shared<DeviceHandle>(info.Env(), make_cpu_device(options)));
+}
+
+Napi::Value allocate(const Napi::CallbackInfo& info) {
+  return make_handle(info.Env(), from_handle<DeviceHandle>(info[0])->device().allocate(
+                                     static_cast<size_t>(number(info[1], "bytes", 1e15))));
+}
+
+// freeBuffer(device, buffer): unmapping gigabytes takes time, so the device's thread does it.
+Napi::Value free_buffer(const Napi::CallbackInfo& info) {
+  auto buffer = std::move(slot_of<Buffer>(info[1]));
+  slot_of<Buffer>(info[1]).reset();
+  if (buffer)
+    from_handle<DeviceHandle>(info[0])->submit_silently([buffer = std::move(buffer)]() mutable { buffer.reset(); });
+  return info.Env().Undefined();
+}
+
+// matrixBytes(device, dtype, count, outFeatures, inFeatures)
+Napi::Value matrix_bytes(const Napi::CallbackInfo& info) {
+  const double count = number(info[2], "count", 1 << 20), out = number(info[3], "out_features", 1 << 30),
+               in = number(info[4], "in_features", 1 << 30);
+  if (count * (out + 32) * (in + 2) * 4 > 1e15) fail_arg("the matrix is larger than any memory");
+  const size_t bytes = from_handle<DeviceHandle>(info[0])->device().matrix_bytes(
+      dtype(info[1]), static_cast<int64_t>(count), static_cast<int64_t>(out), static_cast<int64_t>(in));
+  return Napi::Number::New(info.Env(), static_cast<double>(bytes));
+}
+
+// write(device, buffer, offset, array) copies the array now and writes it in order with the runs.
+Napi::Value write(const Napi::CallbackInfo& info) {
+  auto device = from_handle<DeviceHandle>(info[0]);
+  auto buffer = from_handle<Buffer>(info[1]);
+  const double offset = number(info[2], "offset");
+  const Bytes from = bytes_of(info[3]);
+  check_range(*buffer, offset, from.size);
+  const auto* begin = static_cast<const std::byte*>(from.data);
+  std::vector<std::byte> copy(begin, begin + from.size);
+  return device->submit(info.Env(),
+                        [buffer, offset, copy = std::move(copy)](Device& d, const std::atomic<bool>&) {
+                          d.write(*buffer, static_cast<size_t>(offset), copy.data(), copy.size());
+                        },
+                        {info[0]});
+}
+
+// read(device, buffer, offset, array) fills the array.
+Napi::Value read(const Napi::CallbackInfo& info) {
+  auto device = from_handle<DeviceHandle>(info[0]);
+  auto buffer = from_handle<Buffer>(info[1]);
+  const double offset = number(info[2], "offset");
+  const Bytes to = bytes_of(info[3]);
+  check_range(*buffer, offset, to.size);
+  return device->submit(info.Env(),
+                        [buffer, offset, to](Device& d, const std::atomic<bool>&) {
+                          d.read(*buffer, static_cast<size_t>(offset), to.data, to.size);
+                        },
+                        {info[0], info[3]});
+}
+
+MatrixTarget matrix_target(const Napi::Object& o) {
+  MatrixTarget target;
+  target.buffer = from_handle<Buffer>(o.Get("buffer"));
+  target.dtype = dtype(o.Get("dtype"));
+  const auto field = [&](const char* name) { return static_cast<int64_t>(number(o.Get(name), name, 1 << 30)); };
+  target.count = field("count"), target.out_features = field("outFeatures"), target.in_features = field("inFeatures");
+  target.index = field("index"), target.row_offset = field("rowOffset");
+  return target;
+}
+
+void check_target(Device& device, const MatrixTarget& t, int64_t rows, int64_t cols) {
+  if (t.dtype != DType::f32 && t.dtype != DType::bf16) fail_arg("a matrix holds f32 or bf16");
+  if (t.index >= t.count || t.row_offset + rows > t.out_features || cols != t.in_features)
+    fail_arg("the source does not fit the matrix");
+  if (t.buffer->bytes() < device.matrix_bytes(t.dtype, t.count, t.out_features, t.in_features))
+    fail_arg("the buffer is too small for the matrix");
+}
+
+MatrixSource matrix_source(const Napi::Object& o) {
+  MatrixSource source;
+  source.path = o.Get("file").ToString();
+  source.offset = static_cast<uint64_t>(number(o.Get("offset"), "offset"));
+  source.dtype = dtype(o.Get("dtype"));
+  const auto field = [&](const char* name) { return static_cast<int64_t>(number(o.Get(name), name, 1e12)); };
+  source.rows = field("rows"), source.cols = field("cols");
+  source.row_stride = field("rowStride"), source.col_stride = field("colStride");
+  if (source.dtype != DType::f32 && source.dtype != DType::bf16 && source.dtype != DType::f16)
+    fail_arg("weights in files are f32, bf16 or f16");
+  return source;
+}
+
+// loadMatrix(device, source, target)
+Napi::Value load_matrix(const Napi::CallbackInfo& info) {
+  auto device = from_handle<DeviceHandle>(info[0]);
+  const MatrixSource source = matrix_source(info[1].ToObject());
+  const MatrixTarget target = matrix_target(info[2].ToObject());
+  check_target(device->device(), target, source.rows, source.cols);
+  return device->submit(
+      info.Env(), [=](Device& d, const std::atomic<bool>& stop) { d.load_matrix(source, target, stop); }, {info[0]});
+}
+
+// loadRows(device, source, buffer, offset, dtype)
+Napi::Value load_rows(const Napi::CallbackInfo& info) {
+  auto device = from_handle<DeviceHandle>(info[0]);
+  const MatrixSource source = matrix_source(info[1].ToObject());
+  auto buffer = from_handle<Buffer>(info[2]);
+  const double offset = number(info[3], "offset");
+  const DType to = dtype(info[4]);
+  if (to != DType::f32 && to != DType::bf16) fail_arg("rows are loaded as f32 or bf16");
+  const double bytes = static_cast<double>(source.rows) * static_cast<double>(source.cols) * bytes_of(to);
+  if (bytes > 1e15) fail_arg("the tensor is larger than any memory");
+  check_range(*buffer, offset, static_cast<size_t>(bytes));
+  return device->submit(info.Env(),
+                        [=](Device& d, const std::atomic<bool>& stop) {
+                          d.load_rows(source, *buffer, static_cast<size_t>(offset), to, stop);
+                        },
+                        {info[0]});
+}
+
+// packMatrix(device, Float32Array [rows, inFeatures], target)
+Napi::Value pack_matrix(const Napi::CallbackInfo& info) {
+  auto device = from_handle<DeviceHandle>(info[0]);
+  const Bytes from = bytes_of(info[1]);
+  const MatrixTarget target = matrix_target(info[2].ToObject());
+  check_target(device->device(), target, target.out_features, target.in_features);
+  const double need = static_cast<double>(target.count) * target.out_features * target.in_features * sizeof(float);
+  if (static_cast<double>(from.size) < need) fail_arg("the array is smaller than the matrix");
+  return device->submit(
+      info.Env(),
+      [=](Device& d, const std::atomic<bool>&) { d.pack_matrix(static_cast<const float*>(from.data), target); },
+      {info[0], info[1]});
+}
+
+// program(device, tensors, code, labels): tensors is a flat array of [buffer|null, offset, bytes, dtype, keep].
+Napi::Value program(const Napi::CallbackInfo& info) {
+  auto device = from_handle<DeviceHandle>(info[0]);
+  const auto list = info[1].As<Napi::Array>();
+  std::vector<ProgramTensor> tensors(list.Length() / 5);
+  for (uint32_t i = 0; i < tensors.size(); ++i) {
+    ProgramTensor& t = tensors[i];
+    const Napi::Value buffer = list.Get(5 * i);
+    if (!buffer.IsNull()) t.buffer = from_handle<Buffer>(buffer);
+    t.offset = static_cast<size_t>(number(list.Get(5 * i + 1), "offset"));
+    t.bytes = static_cast<size_t>(number(list.Get(5 * i + 2), "bytes", 1e15));
+    t.dtype = dtype(list.Get(5 * i + 3));
+    t.keep = list.Get(5 * i + 4).ToBoolean();
+    if (t.buffer) check_range(*t.buffer, static_cast<double>(t.offset), t.bytes);
+  }
+  const Bytes code = bytes_of(info[2]);
+  const auto* values = static_cast<const double*>(code.data);
+  const auto names = info[3].As<Napi::Array>();
+  std::vector<std::string> labels(names.Length());
+  for (uint32_t i = 0; i < labels.size(); ++i) labels[i] = names.Get(i).ToString();
+  std::shared_ptr<Program> made = make_program(
+      device->device(), std::move(tensors), std::vector<double>(values, values + code.size / sizeof(double)), labels);
+  return make_handle(info.Env(), std::move(made));
+}
+
+struct Transfer {
+  size_t tensor;
+  Bytes host;
+  std::vector<std::byte> copy;
+};
+
+std::vector<Transfer> transfers(const Program& program, const Napi::Value& list, bool copy) {
+  const auto array = list.As<Napi::Array>();
+  std::vector<Transfer> result;
+  for (uint32_t i = 0; i + 1 < array.Length(); i += 2) {
+    const auto index = static_cast<size_t>(number(array.Get(i), "tensor", 1e9));
+    if (index >= program.tensors.size()) fail_arg("no such tensor in the program");
+    const ProgramTensor& tensor = program.tensors[index];
+    if (tensor.buffer || !tensor.keep) fail_arg("only inputs and results of a program can be transferred");
+    Transfer t{index, bytes_of(array.Get(i + 1)), {}};
+    if (t.host.size > tensor.bytes) fail_arg("the array is larger than the tensor");
+    const auto* begin = static_cast<const std::byte*>(t.host.data);
+    if (copy) t.copy.assign(begin, begin + t.host.size);
+    result.push_back(std::move(t));
+  }
+  return result;
+}
+
+// run(device, program, [tensor, array, ...] inputs, [tensor, array, ...] results, flags): flags 1 = times, 2 = NaN
+// check.
+Napi::Value run(const Napi::CallbackInfo& info) {
+  auto device = from_handle<DeviceHandle>(info[0]);
+  auto program = from_handle<Program>(info[1]);
+  auto inputs = transfers(*program, info[2], true);
+  auto results = transfers(*program, info[3], false);
+  const int flags = static_cast<int>(number(info[4], "flags", 3));
+  std::vector<Napi::Value> keep = {info[0], info[3]};
+  const auto arrays = info[3].As<Napi::Array>();
+  for (uint32_t i = 1; i < arrays.Length(); i += 2) keep.push_back(arrays.Get(i));
+  auto times = std::make_shared<std::vector<double>>();
+  return device->submit(
+      info.Env(),
+      [=, inputs = std::move(inputs), results = std::move(results)](Device& d, const std::atomic<bool>& stop) {
+        for (const Transfer& t : inputs)
+          d.write_arena(*program, program->tensors[t.tensor].offset, t.copy.data(), t.copy.size());
+        Device::RunOptions options;
+        options.stop = &stop;
+        options.microseconds = flags & 1 ? times.get() : nullptr;
+        options.check_finite = flags & 2;
+        d.run(*program, options);
+        for (const Transfer& t : results) d.read_arena(program->tensors[t.tensor].offset, t.host.data, t.host.size);
+      },
+      keep,
+      [times](Napi::Env env) -> Napi::Value {
+        if (times->empty()) return env.Undefined();
+        Napi::Float64Array array = Napi::Float64Array::New(env, times->size());
+        for (size_t i = 0; i < times->size(); ++i) array[i] = (*times)[i];
+        return array;
+      });
+}
+
+Napi::Value program_bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(from_handle<Program>(info[0])->arena_bytes));
+}
+
+Napi::Value close(const Napi::CallbackInfo& info) { return from_handle<DeviceHandle>(info[0])->close(info.Env()); }
+
+}  // namespace
+
+void init_device(Napi::Env env, Napi::Object exports) {
+  const auto add = [&](const char* name, auto body) {
+    exports.Set(name, Napi::Function::New(env, guarded(body), name));
+  };
+  add("ops", describe_ops);
+  add("cpuInfo", describe_cpu);
+  add("openCpu", open_cpu);
+  add("closeDevice", close);
+  add("allocate", allocate);
+  add("freeBuffer", free_buffer);
+  add("matrixBytes", matrix_bytes);
+  add("write", write);
+  add("read", read);
+  add("loadMatrix", load_matrix);
+  add("loadRows", load_rows);
+  add("packMatrix", pack_matrix);
+  add("program", program);
+  add("programBytes", program_bytes);
+  add("run", run);
+}
+
+}  // namespace openmoe

@@ -1,0 +1,217 @@
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <new>
+#include <set>
+
+#if defined(__linux__)
+#include <sched.h>
+#include <sys/mman.h>
+#endif
+
+#include "device/cpu.h"
+#include "device/device.h"
+#include "program/program.h"
+#include "support/bf16.h"
+#include "support/error.h"
+#include "support/panel.h"
+#include "support/weight_loader.h"
+
+namespace openmoe {
+
+namespace {
+
+// Pages come zeroed from the system and, where allowed, in 2 MiB units: a decode step walks gigabytes of weights.
+class CpuBuffer : public Buffer {
+ public:
+  explicit CpuBuffer(size_t bytes) : bytes_(bytes), mapped_(std::max<size_t>(bytes, 1)) {
+#if defined(__linux__)
+    void* p = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+      p = nullptr;
+    else if (mapped_ >= (size_t{4} << 20))
+      madvise(p, mapped_, MADV_HUGEPAGE);
+#else
+    mapped_ = (mapped_ + 63) / 64 * 64;
+    void* p = std::aligned_alloc(64, mapped_);
+    if (p) std::memset(p, 0, mapped_);
+#endif
+    if (!p) {
+      char text[160];
+      std::snprintf(text, sizeof text,
+                    "%.2f GiB could not be allocated on cpu. Free memory, or load a smaller model or dtype.",
+                    static_cast<double>(bytes) / (1 << 30));
+      throw Error("OUT_OF_MEMORY", text);
+    }
+    data_ = p;
+  }
+  ~CpuBuffer() override {
+#if defined(__linux__)
+    munmap(data_, mapped_);
+#else
+    std::free(data_);
+#endif
+  }
+  void* data() const override { return data_; }
+  size_t bytes() const override { return bytes_; }
+
+ private:
+  void* data_;
+  size_t bytes_, mapped_;
+};
+
+Isa best_isa() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) return Isa::avx512_bf16;
+  if (avx512) return Isa::avx512;
+  if (avx2) return Isa::avx2;
+#endif
+  return Isa::portable;
+}
+
+Isa choose_isa(const std::string& name) {
+  const Isa best = best_isa();
+  if (name.empty()) return best;
+  for (int i = 0; i < kNumIsas; ++i) {
+    if (name != kIsaNames[i]) continue;
+    if (i > static_cast<int>(best))
+      throw Error("DEVICE_UNAVAILABLE", "This CPU has no " + name + "; the best it has is " +
+                                            std::string(kIsaNames[static_cast<int>(best)]) + ". Unset OPENMOE_ISA.");
+    return static_cast<Isa>(i);
+  }
+  fail_arg("isa: '" + name + "' is unknown. Use portable, avx2, avx512 or avx512_bf16.");
+}
+
+// CPUs this process may run on, fewer where a container grants less CPU time, and one per core where cores have two
+// threads: kernels saturate a core's vector units, a sibling only competes for them.
+int default_threads() {
+  int cpus = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) {
+    std::set<std::string> cores;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (!CPU_ISSET(cpu, &set)) continue;
+      std::string siblings = std::to_string(cpu);
+      std::ifstream topology("/sys/devices/system/cpu/cpu" + siblings + "/topology/thread_siblings_list");
+      std::getline(topology, siblings);
+      cores.insert(siblings);
+    }
+    if (!cores.empty()) cpus = static_cast<int>(cores.size());
+  }
+  std::ifstream quota("/sys/fs/cgroup/cpu.max");
+  double limit = 0, period = 0;
+  if (quota >> limit >> period && period > 0) cpus = std::min(cpus, std::max(1, static_cast<int>(limit / period)));
+#endif
+  return cpus;
+}
+
+class CpuDevice : public Device {
+ public:
+  CpuDevice(Isa isa, int num_threads) : isa_(isa), cpu_(num_threads) {}
+
+  std::shared_ptr<Buffer> allocate(size_t bytes) override { return std::make_shared<CpuBuffer>(bytes); }
+  void write(Buffer& to, size_t offset, const void* from, size_t bytes) override {
+    std::memcpy(static_cast<std::byte*>(to.data()) + offset, from, bytes);
+  }
+  void read(const Buffer& from, size_t offset, void* to, size_t bytes) override {
+    std::memcpy(to, static_cast<const std::byte*>(from.data()) + offset, bytes);
+  }
+  size_t matrix_bytes(DType dtype, int64_t count, int64_t out_features, int64_t in_features) const override {
+    return panel_matrix_bytes(dtype, count, out_features, in_features);
+  }
+  void load_matrix(const MatrixSource& source, const MatrixTarget& target, const std::atomic<bool>& stop) override {
+    openmoe::load_matrix(cpu_, source, target, stop);
+  }
+  void load_rows(const MatrixSource& source, Buffer& to, size_t offset, DType dtype,
+                 const std::atomic<bool>& stop) override {
+    openmoe::load_rows(cpu_, source, static_cast<std::byte*>(to.data()) + offset, dtype, stop);
+  }
+  void pack_matrix(const float* from, const MatrixTarget& target) override { openmoe::pack_matrix(cpu_, from, target); }
+  void read_arena(size_t offset, void* to, size_t bytes) override {
+    std::memcpy(to, static_cast<std::byte*>(arena_->data()) + offset, bytes);
+  }
+  void write_arena(const Program& program, size_t offset, const void* from, size_t bytes) override {
+    reserve(program.arena_bytes);
+    std::memcpy(static_cast<std::byte*>(arena_->data()) + offset, from, bytes);
+  }
+
+  void run(const Program& program, const RunOptions& options) override {
+    reserve(program.arena_bytes);
+    auto* arena = static_cast<std::byte*>(arena_->data());
+    alignas(16) std::byte args[512];
+    for (const Record& record : program.records) {
+      if (options.stop && options.stop->load(std::memory_order_relaxed)) throw Error("ABORTED", "The run was stopped.");
+      resolve_args(program, record, arena, args);
+      const auto start = std::chrono::steady_clock::now();
+      try {
+        record.op->cpu[static_cast<int>(isa_)](args, cpu_);
+      } catch (const Error& error) {
+        throw Error(error.code, record.label + ": " + error.what());
+      }
+      if (options.microseconds) {
+        const std::chrono::duration<double, std::micro> spent = std::chrono::steady_clock::now() - start;
+        options.microseconds->push_back(spent.count());
+      }
+      if (options.check_finite) check_finite(record, args);
+    }
+  }
+
+ private:
+  void reserve(size_t bytes) {
+    if (arena_ && arena_->bytes() >= bytes) return;
+    arena_.reset();
+    arena_ = allocate(bytes);
+  }
+
+  static void check_finite(const Record& record, const std::byte* args) {
+    for (const Field& field : record.op->fields) {
+      if (field.kind != FieldKind::out) continue;
+      Out out;
+      std::memcpy(&out, args + field.offset, sizeof out);
+      if (!out || out.dtype != DType::f32) continue;
+      const auto dims = eval_dims(*record.op, parse_spec(field), args);
+      int64_t count = 1;
+      for (int64_t d : dims) count *= d;
+      for (int64_t i = 0; i < count; ++i)
+        if (!std::isfinite(out.as<float>()[i]))
+          throw Error("NON_FINITE", record.label + ": " + field.name + "[" + std::to_string(i) + "] is " +
+                                        std::to_string(out.as<float>()[i]));
+    }
+  }
+
+  Isa isa_;
+  Cpu cpu_;
+  std::shared_ptr<Buffer> arena_;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_cpu_device(const CpuOptions& options) {
+  const int threads = options.num_threads > 0 ? options.num_threads : default_threads();
+  if (threads > 1024) fail_arg("threads: " + std::to_string(threads) + " is more than 1024");
+  return std::make_unique<CpuDevice>(choose_isa(options.isa), threads);
+}
+
+CpuInfo cpu_info() {
+  CpuInfo info;
+  for (int i = 0; i <= static_cast<int>(best_isa()); ++i) info.isas.emplace_back(kIsaNames[i]);
+  info.default_threads = default_threads();
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (!line.starts_with("model name")) continue;
+    info.model_name = line.substr(std::min(line.find(": ") + 2, line.size()));
+    break;
+  }
+  return info;
+}
+
+}  // namespace openmoe

@@ -1,0 +1,60 @@
+#include "device/executor.h"
+
+#include "support/error.h"
+
+namespace openmoe {
+
+Executor::Executor(std::unique_ptr<Device> device) : device_(std::move(device)), thread_([this] { loop(); }) {}
+
+Executor::~Executor() {
+  close([] {});
+  join();
+}
+
+bool Executor::submit(Job job) {
+  std::lock_guard lock(mutex_);
+  if (stop_) return false;
+  jobs_.push_back(std::move(job));
+  wake_.notify_one();
+  return true;
+}
+
+bool Executor::close(std::function<void()> closed) {
+  std::lock_guard lock(mutex_);
+  if (stop_) return false;
+  closed_ = std::move(closed);
+  stop_ = true;
+  wake_.notify_one();
+  return true;
+}
+
+void Executor::join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void Executor::loop() {
+  const auto disposed = std::make_exception_ptr(Error("DISPOSED", "The device was disposed before this run finished."));
+  for (;;) {
+    Job job;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return stop_ || !jobs_.empty(); });
+      if (jobs_.empty()) break;
+      job = std::move(jobs_.front());
+      jobs_.pop_front();
+    }
+    std::exception_ptr error = stop_ ? disposed : nullptr;
+    if (!error) {
+      try {
+        job.work(*device_, stop_);
+      } catch (...) {
+        error = stop_ ? disposed : std::current_exception();
+      }
+    }
+    job.work = nullptr;  // what it held is freed here, not on the JavaScript thread
+    job.done(error);
+  }
+  closed_();
+}
+
+}  // namespace openmoe

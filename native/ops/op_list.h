@@ -1,0 +1,33 @@
+// Every op of the package: its name (file, kernel function, TypeScript binding) and its contract.
+#pragma once
+
+#include "ops/add.h"
+#include "ops/attention.h"
+#include "ops/embedding.h"
+#include "ops/grouped_gemm.h"
+#include "ops/kv_append.h"
+#include "ops/linear.h"
+#include "ops/moe_gating.h"
+#include "ops/moe_permute.h"
+#include "ops/moe_routing.h"
+#include "ops/moe_unpermute.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+#include "ops/sample.h"
+#include "ops/swiglu.h"
+
+#define OPENMOE_OPS(X)           \
+  X(embedding, Embedding)        \
+  X(rms_norm, RmsNorm)           \
+  X(linear, Linear)              \
+  X(rope, Rope)                  \
+  X(kv_append, KvAppend)         \
+  X(attention, Attention)        \
+  X(add, Add)                    \
+  X(swiglu, Swiglu)              \
+  X(moe_gating, MoeGating)       \
+  X(moe_routing, MoeRouting)     \
+  X(moe_permute, MoePermute)     \
+  X(grouped_gemm, GroupedGemm)   \
+  X(moe_unpermute, MoeUnpermute) \
+  X(sample, Sample)
