@@ -70,7 +70,10 @@ export class CompiledProgram<R extends Results> {
     return native.programBytes(this.handle)
   }
 
-  async run(inputs: Record<string, TypedArray> = {}, options: { profile?: boolean } = {}): Promise<RunResult<R>> {
+  async run(
+    inputs: Record<string, TypedArray> = {},
+    options: { profile?: boolean } = {},
+  ): Promise<RunResult<R>> {
     const { program } = this
     const writes: (number | TypedArray)[] = []
     for (const [tensor, data] of program.initialData) writes.push(program.idOf(tensor), data)
@@ -122,7 +125,10 @@ export class Device {
   }
 
   /** Records `body` without running it. */
-  compile<R extends Results>(body: (p: Program) => R, options: Pick<RunOptions, 'taps'> = {}): CompiledProgram<R> {
+  compile<R extends Results>(
+    body: (p: Program) => R,
+    options: Pick<RunOptions, 'taps'> = {},
+  ): CompiledProgram<R> {
     const program = new Program(this, options.taps)
     return new CompiledProgram(this, program, body(program))
   }
@@ -155,7 +161,9 @@ export class Device {
   /** Bytes a packed matrix takes on this device. */
   matrixBytes(dtype: DType, shape: { count: number; outFeatures: number; inFeatures: number }): number {
     const { count, outFeatures, inFeatures } = shape
-    return callNative(() => native.matrixBytes(this.handle, dtypeIndex(dtype), count, outFeatures, inFeatures))
+    return callNative(() =>
+      native.matrixBytes(this.handle, dtypeIndex(dtype), count, outFeatures, inFeatures),
+    )
   }
 
   /** Room for packed weights, zero until loaded. */
@@ -177,7 +185,9 @@ export class Device {
     }
     const data = from.data
     const matrix = this.emptyMatrix(dtype, { count, outFeatures, inFeatures })
-    await callNative(() => native.packMatrix(this.handle, data, { ...target(matrix), index: 0, rowOffset: 0 }))
+    await callNative(() =>
+      native.packMatrix(this.handle, data, { ...target(matrix), index: 0, rowOffset: 0 }),
+    )
     return matrix
   }
 
@@ -188,7 +198,9 @@ export class Device {
 
   /** Streams a [rows, cols] view of a file into a plain tensor. */
   loadRows(source: NativeMatrixSource, to: Tensor): Promise<void> {
-    return callNative(() => native.loadRows(this.handle, source, persistent(to), to.offset, dtypeIndex(to.dtype)))
+    return callNative(() =>
+      native.loadRows(this.handle, source, persistent(to), to.offset, dtypeIndex(to.dtype)),
+    )
   }
 
   /** Gives memory back now; runs in flight keep what they use. May be called twice. */
@@ -223,7 +235,10 @@ export async function openDevice(name: string = 'auto', options: DeviceOptions =
     )
   }
   const isa = options.isa ?? process.env.OPENMOE_ISA
-  return new Device('cpu', callNative(() => native.openCpu(options.threads ?? 0, isa)))
+  return new Device(
+    'cpu',
+    callNative(() => native.openCpu(options.threads ?? 0, isa)),
+  )
 }
 
 export interface DeviceInfo {
@@ -254,7 +269,10 @@ function target(matrix: Matrix): {
 
 function persistent(tensor: Tensor | Matrix): NativeBuffer {
   if (!tensor.buffer) {
-    throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', 'Only persistent tensors can be read or written; return it from run().')
+    throw new OpenMoeError(
+      'ERR_OPENMOE_INVALID_ARG',
+      'Only persistent tensors can be read or written; return it from run().',
+    )
   }
   return tensor.buffer
 }

@@ -49,7 +49,13 @@ interface NativeDeviceModule {
   closeDevice(device: NativeDevice): Promise<void>
   allocate(device: NativeDevice, bytes: number): NativeBuffer
   freeBuffer(device: NativeDevice, buffer: NativeBuffer): void
-  matrixBytes(device: NativeDevice, dtype: number, count: number, outFeatures: number, inFeatures: number): number
+  matrixBytes(
+    device: NativeDevice,
+    dtype: number,
+    count: number,
+    outFeatures: number,
+    inFeatures: number,
+  ): number
   write(device: NativeDevice, buffer: NativeBuffer, offset: number, from: ArrayBufferView): Promise<void>
   read(device: NativeDevice, buffer: NativeBuffer, offset: number, to: ArrayBufferView): Promise<void>
   loadMatrix(device: NativeDevice, source: NativeMatrixSource, target: NativeMatrixTarget): Promise<void>
@@ -115,7 +121,8 @@ export const native: NativeModule = new Proxy({} as NativeModule, {
 /** Errors of the addon carry `code`; to the user they are all OpenMoeError. */
 export function fromNative(error: unknown): unknown {
   const code = (error as { code?: unknown } | null)?.code
-  if (error instanceof OpenMoeError || typeof code !== 'string' || !code.startsWith('ERR_OPENMOE_')) return error
+  if (error instanceof OpenMoeError || typeof code !== 'string' || !code.startsWith('ERR_OPENMOE_'))
+    return error
   return new OpenMoeError(code as ErrorCode, (error as Error).message, { cause: error })
 }
 

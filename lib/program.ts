@@ -15,17 +15,20 @@ let opTable: Map<string, Op> | undefined
 
 function findOp(name: string): Op {
   opTable ??= new Map(
-    native.ops().map((op, index) => [
-      op.name,
-      { index, fields: op.fields.map((field) => ({ camelName: camelCase(field.name), field })) },
-    ]),
+    native
+      .ops()
+      .map((op, index) => [
+        op.name,
+        { index, fields: op.fields.map((field) => ({ camelName: camelCase(field.name), field })) },
+      ]),
   )
   const op = opTable.get(name)
   if (!op) throw new OpenMoeError('ERR_OPENMOE_INTERNAL', `no op is named '${name}'`)
   return op
 }
 
-const camelCase = (name: string): string => name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase())
+const camelCase = (name: string): string =>
+  name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase())
 
 export class Program {
   /** Names of the taps this recording should keep: exact, or with `*` as in `moe.*`. */

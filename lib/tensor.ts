@@ -7,7 +7,13 @@ export type DType = (typeof DTYPES)[number]
 export type TypedArray = Float32Array | Int32Array | Uint8Array | Uint16Array
 
 const BYTES = { f32: 4, bf16: 2, i32: 4, u8: 1, f16: 2 } as const
-const ARRAYS = { f32: Float32Array, bf16: Uint16Array, i32: Int32Array, u8: Uint8Array, f16: Uint16Array } as const
+const ARRAYS = {
+  f32: Float32Array,
+  bf16: Uint16Array,
+  i32: Int32Array,
+  u8: Uint8Array,
+  f16: Uint16Array,
+} as const
 
 export const bytesPerElement = (dtype: DType): number => BYTES[dtype]
 export const dtypeIndex = (dtype: DType): number => DTYPES.indexOf(dtype)

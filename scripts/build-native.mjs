@@ -28,7 +28,11 @@ requireTool(
 const output = join(root, 'build', 'native')
 if (ifMissing && existsSync(join(output, 'Release', 'openmoe.node'))) process.exit(0)
 console.error('openmoe: building the native addon (about a minute; OPENMOE_SKIP_BUILD=1 skips it)')
-const cmakeJs = join(dirname(createRequire(import.meta.url).resolve('cmake-js/package.json')), 'bin', 'cmake-js')
+const cmakeJs = join(
+  dirname(createRequire(import.meta.url).resolve('cmake-js/package.json')),
+  'bin',
+  'cmake-js',
+)
 const jobs = String(availableParallelism())
 const rest = args.filter((arg) => arg !== '--if-missing')
 const built = spawnSync(
@@ -44,11 +48,15 @@ function requireTool(command, commandArgs, what, debianPackage, pattern, [wantMa
   const found = spawnSync(command, commandArgs, { encoding: 'utf8' })
   const version = found.stdout?.match(pattern)
   if (found.error || !version) {
-    fail(`${what} was not found ('${command}' does not run). On Debian or Ubuntu: apt-get install ${debianPackage}`)
+    fail(
+      `${what} was not found ('${command}' does not run). On Debian or Ubuntu: apt-get install ${debianPackage}`,
+    )
   }
   const [haveMajor, haveMinor] = [Number(version[1]), Number(version[2])]
   if (haveMajor < wantMajor || (haveMajor === wantMajor && haveMinor < wantMinor)) {
-    fail(`${what} is needed, '${command}' is ${version[1]}.${version[2]}. On Debian or Ubuntu: apt-get install ${debianPackage}`)
+    fail(
+      `${what} is needed, '${command}' is ${version[1]}.${version[2]}. On Debian or Ubuntu: apt-get install ${debianPackage}`,
+    )
   }
 }
 

@@ -13,7 +13,9 @@ try {
   process.exit(0)
 }
 rmSync(join(root, 'dist'), { recursive: true, force: true })
-const compiled = spawnSync(process.execPath, [join(dirname(typescript), 'bin', 'tsc'), '-p', root], { stdio: 'inherit' })
+const compiled = spawnSync(process.execPath, [join(dirname(typescript), 'bin', 'tsc'), '-p', root], {
+  stdio: 'inherit',
+})
 const cli = join(root, 'dist', 'cli', 'main.js')
 if (existsSync(cli)) chmodSync(cli, 0o755)
 process.exit(compiled.status ?? 1)

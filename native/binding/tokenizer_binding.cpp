@@ -12,9 +12,9 @@
 namespace openmoe {
 namespace {
 
-// Only an object with this tag is unwrapped: a wrong `this` or argument must be a JavaScript error, not a wild cast.
+// Marks a Tokenizer that is passed as an argument: another object must be a JavaScript error, not a wild cast. A wrong
+// `this` is refused by the engine.
 constexpr napi_type_tag kTokenizerTag = {0x6f70656e6d6f6531, 0x746f6b656e697a72};
-constexpr napi_type_tag kDecoderTag = {0x6f70656e6d6f6531, 0x6465636f64657273};
 
 [[noreturn]] void fail(Napi::Env env, const char* code, const std::string& message) {
   Napi::Error error = Napi::Error::New(env, message);
@@ -48,12 +48,6 @@ std::string text_of(const Napi::Value& value, const char* name) {
   return value.As<Napi::String>().Utf8Value();  // lone surrogates become U+FFFD
 }
 
-void expect_this(const Napi::CallbackInfo& info, const napi_type_tag& tag) {
-  if (!info.This().IsObject() || !info.This().As<Napi::Object>().CheckTypeTag(&tag)) {
-    fail_arg(info.Env(), "method called on an object of another class");
-  }
-}
-
 Napi::Int32Array ids_of(const Napi::Value& value) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
     fail_arg(value.Env(), "ids must be an Int32Array");
@@ -67,7 +61,7 @@ Napi::Int32Array ids_of(const Napi::Value& value) {
 
 // { pieces: 'a\0b\0c', scores: Float32Array, types: Uint8Array, byteFallback, charsmap: Uint8Array, add..., ... }
 void read_piece_table(const Napi::Object& table, ModelData& data) {
-  data.storage = text_of(table.Get("pieces"), "pieces");
+  data.storage = std::make_shared<const std::string>(text_of(table.Get("pieces"), "pieces"));
   const std::string_view types = bytes_of(table.Get("types"), "types");
   const Napi::Value scores_value = table.Get("scores");
   if (!scores_value.IsTypedArray() || scores_value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) {
@@ -75,7 +69,7 @@ void read_piece_table(const Napi::Object& table, ModelData& data) {
   }
   const auto scores = scores_value.As<Napi::Float32Array>();
 
-  std::string_view rest = data.storage;
+  std::string_view rest = *data.storage;
   for (std::size_t i = 0; i < types.size(); ++i) {
     if (i >= scores.ElementLength() || types[i] < 1 || types[i] > 6)
       fail_arg(table.Env(), "types and scores do not fit");
@@ -125,16 +119,11 @@ class TokenizerWrap : public Napi::ObjectWrap<TokenizerWrap> {
   std::shared_ptr<const UnigramTokenizer> shared() const { return tokenizer_; }
 
  private:
-  UnigramTokenizer& self(const Napi::CallbackInfo& info) const {
-    expect_this(info, kTokenizerTag);
-    return *tokenizer_;
-  }
-
   // encode(text, withDummyPrefix) -> Int32Array
   Napi::Value encode(const Napi::CallbackInfo& info) {
     const std::string text = text_of(info[0], "text");
     const bool with_dummy_prefix = info[1].ToBoolean();
-    const auto ids = guarded(info.Env(), [&] { return self(info).encode(text, with_dummy_prefix); });
+    const auto ids = guarded(info.Env(), [&] { return tokenizer_->encode(text, with_dummy_prefix); });
     auto result = Napi::Int32Array::New(info.Env(), ids.size());
     std::copy(ids.begin(), ids.end(), result.Data());
     return result;
@@ -143,7 +132,7 @@ class TokenizerWrap : public Napi::ObjectWrap<TokenizerWrap> {
   // decode(ids: Int32Array, skipSpecial) -> string
   Napi::Value decode(const Napi::CallbackInfo& info) {
     const auto ids = ids_of(info[0]);
-    TextDecoder decoder(self(info), info[1].ToBoolean());
+    TextDecoder decoder(*tokenizer_, info[1].ToBoolean());
     std::string text;
     for (std::size_t i = 0; i < ids.ElementLength(); ++i) decoder.push(ids.Data()[i], text);
     decoder.flush(text);
@@ -153,15 +142,15 @@ class TokenizerWrap : public Napi::ObjectWrap<TokenizerWrap> {
   // idToPiece(id) -> string | undefined
   Napi::Value id_to_piece(const Napi::CallbackInfo& info) {
     const double id = info[0].IsNumber() ? info[0].As<Napi::Number>().DoubleValue() : -1;
-    if (!(id >= 0 && id < self(info).vocabulary().size()) || id != static_cast<std::int32_t>(id))
+    if (!(id >= 0 && id < tokenizer_->vocabulary().size()) || id != static_cast<std::int32_t>(id))
       return info.Env().Undefined();
     return Napi::String::New(info.Env(),
-                             std::string(self(info).vocabulary().piece(static_cast<std::int32_t>(id)).text));
+                             std::string(tokenizer_->vocabulary().piece(static_cast<std::int32_t>(id)).text));
   }
 
   // pieceToId(piece) -> number, -1 when there is none
   Napi::Value piece_to_id(const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(), self(info).vocabulary().find(text_of(info[0], "piece")));
+    return Napi::Number::New(info.Env(), tokenizer_->vocabulary().find(text_of(info[0], "piece")));
   }
 
   // addToken(content, id, special)
@@ -169,12 +158,12 @@ class TokenizerWrap : public Napi::ObjectWrap<TokenizerWrap> {
     const std::string content = text_of(info[0], "content");
     if (!info[1].IsNumber()) fail_arg(info.Env(), "id must be a number");
     const std::int32_t id = info[1].As<Napi::Number>().Int32Value();
-    guarded(info.Env(), [&] { self(info).vocabulary().add_token(content, id, info[2].ToBoolean()); });
+    guarded(info.Env(), [&] { tokenizer_->vocabulary().add_token(content, id, info[2].ToBoolean()); });
   }
 
   // controlPieces() -> the control and unknown pieces
   Napi::Value control_pieces(const Napi::CallbackInfo& info) {
-    const Vocabulary& vocabulary = self(info).vocabulary();
+    const Vocabulary& vocabulary = tokenizer_->vocabulary();
     auto pieces = Napi::Array::New(info.Env());
     for (std::int32_t id = 0; id < vocabulary.size(); ++id) {
       const Piece& piece = vocabulary.piece(id);
@@ -187,11 +176,11 @@ class TokenizerWrap : public Napi::ObjectWrap<TokenizerWrap> {
   Napi::Value number(const Napi::CallbackInfo& info, std::int32_t value) {
     return Napi::Number::New(info.Env(), value);
   }
-  Napi::Value size(const Napi::CallbackInfo& info) { return number(info, self(info).vocabulary().size()); }
-  Napi::Value unk_id(const Napi::CallbackInfo& info) { return number(info, self(info).vocabulary().unk_id()); }
-  Napi::Value bos_id(const Napi::CallbackInfo& info) { return number(info, self(info).bos_id()); }
-  Napi::Value eos_id(const Napi::CallbackInfo& info) { return number(info, self(info).eos_id()); }
-  Napi::Value pad_id(const Napi::CallbackInfo& info) { return number(info, self(info).pad_id()); }
+  Napi::Value size(const Napi::CallbackInfo& info) { return number(info, tokenizer_->vocabulary().size()); }
+  Napi::Value unk_id(const Napi::CallbackInfo& info) { return number(info, tokenizer_->vocabulary().unk_id()); }
+  Napi::Value bos_id(const Napi::CallbackInfo& info) { return number(info, tokenizer_->bos_id()); }
+  Napi::Value eos_id(const Napi::CallbackInfo& info) { return number(info, tokenizer_->eos_id()); }
+  Napi::Value pad_id(const Napi::CallbackInfo& info) { return number(info, tokenizer_->pad_id()); }
 
   std::shared_ptr<UnigramTokenizer> tokenizer_;
 };
@@ -211,27 +200,20 @@ class StreamDecoderWrap : public Napi::ObjectWrap<StreamDecoderWrap> {
     }
     tokenizer_ = TokenizerWrap::Unwrap(info[0].As<Napi::Object>())->shared();
     decoder_ = std::make_unique<TextDecoder>(*tokenizer_, info[1].ToBoolean());
-    info.This().As<Napi::Object>().TypeTag(&kDecoderTag);
   }
 
  private:
-  TextDecoder& self(const Napi::CallbackInfo& info) const {
-    expect_this(info, kDecoderTag);
-    return *decoder_;
-  }
-
   // push(ids: Int32Array) -> string
   Napi::Value push(const Napi::CallbackInfo& info) {
-    TextDecoder& decoder = self(info);
     const auto ids = ids_of(info[0]);
     std::string text;
-    for (std::size_t i = 0; i < ids.ElementLength(); ++i) decoder.push(ids.Data()[i], text);
+    for (std::size_t i = 0; i < ids.ElementLength(); ++i) decoder_->push(ids.Data()[i], text);
     return Napi::String::New(info.Env(), text);
   }
 
   Napi::Value flush(const Napi::CallbackInfo& info) {
     std::string text;
-    self(info).flush(text);
+    decoder_->flush(text);
     return Napi::String::New(info.Env(), text);
   }
 

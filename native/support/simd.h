@@ -145,14 +145,14 @@ inline Vec round_even(Vec v) {
 }
 inline Vec exp2_int(Vec n) {
   const IntVec bits = (__builtin_convertvector(n, IntVec) + 127) << 23;
-  return reinterpret_cast<const Vec&>(bits);
+  return (Vec)bits;
 }
 inline void load_pairs(const bf16* p, Vec& even, Vec& odd) {
   IntVec pairs;
   std::memcpy(&pairs, p, sizeof pairs);
   const IntVec low = pairs << 16, high = pairs & static_cast<int32_t>(0xffff0000u);
-  even = reinterpret_cast<const Vec&>(low);
-  odd = reinterpret_cast<const Vec&>(high);
+  even = (Vec)low;
+  odd = (Vec)high;
 }
 
 #endif

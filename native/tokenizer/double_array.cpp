@@ -11,43 +11,66 @@ namespace {
 constexpr std::uint32_t kBlock = 256;  // XOR with a byte stays inside an aligned block of 256 slots
 constexpr int kMaxTries = 64;          // then a new block: bounds the time, costs a few free slots
 
-// Comparing eight bytes at once sorts 256,000 pieces three times faster than memcmp on each pair.
+// Comparing 16 bytes as two integers sorts 256,000 pieces much faster than memcmp on each pair.
 struct SortKey {
-  std::uint64_t first_bytes;
+  std::uint64_t first, second;
   std::uint32_t index;
 };
 
-std::uint64_t first_bytes(std::string_view text) {
+std::uint64_t eight_bytes(std::string_view text, std::size_t from) {
   std::uint64_t packed = 0;
-  for (std::size_t i = 0; i < 8; ++i)
+  for (std::size_t i = from; i < from + 8; ++i) {
     packed = packed << 8 | (i < text.size() ? static_cast<unsigned char>(text[i]) : 0);
+  }
   return packed;
 }
 
-void sort_keys(std::vector<TrieKey>& keys) {
+// Sorts the keys and copies their texts one after the other into `arena`: building reads them many times in this order.
+void sort_keys(std::vector<TrieKey>& keys, std::string& arena) {
   std::vector<SortKey> order(keys.size());
-  for (std::uint32_t i = 0; i < keys.size(); ++i) order[i] = {first_bytes(keys[i].text), i};
+  std::size_t bytes = 0;
+  for (std::uint32_t i = 0; i < keys.size(); ++i) {
+    order[i] = {eight_bytes(keys[i].text, 0), eight_bytes(keys[i].text, 8), i};
+    bytes += keys[i].text.size();
+  }
   std::sort(order.begin(), order.end(), [&](const SortKey& a, const SortKey& b) {
-    return a.first_bytes != b.first_bytes ? a.first_bytes < b.first_bytes : keys[a.index].text < keys[b.index].text;
+    if (a.first != b.first) return a.first < b.first;
+    if (a.second != b.second) return a.second < b.second;
+    return keys[a.index].text < keys[b.index].text;
   });
+  arena.reserve(bytes);  // the views below stay valid because it never grows
   std::vector<TrieKey> sorted(keys.size());
-  for (std::size_t i = 0; i < keys.size(); ++i) sorted[i] = keys[order[i].index];
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const TrieKey& key = keys[order[i].index];
+    sorted[i] = {std::string_view(arena.data() + arena.size(), key.text.size()), key.value};
+    arena += key.text;
+  }
   keys = std::move(sorted);
+}
+
+// Nodes of the trie over sorted keys. Throws TokenizerError when two keys are equal.
+std::size_t count_nodes(const std::vector<TrieKey>& keys) {
+  std::size_t nodes = 0;
+  std::string_view before;
+  for (const TrieKey& key : keys) {
+    const auto differ = std::mismatch(before.begin(), before.end(), key.text.begin(), key.text.end());
+    nodes += static_cast<std::size_t>(key.text.end() - differ.second);
+    if (key.text == before) throw TokenizerError("piece '" + std::string(key.text) + "' is there twice");
+    before = key.text;
+  }
+  return nodes;
 }
 
 }  // namespace
 
 void PieceTrie::build(std::vector<TrieKey> keys) {
-  sort_keys(keys);
-  for (std::size_t i = 1; i < keys.size(); ++i) {
-    if (keys[i].text == keys[i - 1].text)
-      throw TokenizerError("piece '" + std::string(keys[i].text) + "' is there twice");
-  }
-
+  std::string arena;
+  sort_keys(keys, arena);
   nodes_.clear();
-  next_free_.assign(1, 0);
-  prev_free_.assign(1, 0);
-  add_block();
+  nodes_.reserve(count_nodes(keys) * 9 / 8 + 2 * kBlock);  // about one slot in ten stays free
+  nodes_.resize(kBlock);  // the root and nothing else: a leaf has base 0, and nothing here may look like its child
+  first_free_ = 0;
+  last_free_ = 0;
 
   struct Range {
     std::size_t begin, end, depth;  // keys [begin, end) share their first `depth` bytes, which lead to `node`
@@ -71,42 +94,32 @@ void PieceTrie::build(std::vector<TrieKey> keys) {
     }
     starts[count] = r.end;
 
-    const std::uint32_t base = place(labels, count);
-    nodes_[r.node].base = base;
-    for (int c = 0; c < count; ++c) {
-      nodes_[base ^ labels[c]].parent = r.node;
-      todo.push_back({starts[c], starts[c + 1], r.depth + 1, base ^ labels[c]});
-    }
+    const std::uint32_t base = place(r.node, labels, count);
+    for (int c = 0; c < count; ++c) todo.push_back({starts[c], starts[c + 1], r.depth + 1, base ^ labels[c]});
   }
-  next_free_ = prev_free_ = {};
-  nodes_.shrink_to_fit();
+  for (Node& node : nodes_) {
+    if (node.parent == kNone && &node != &nodes_[kRoot]) node = {};  // no links in what stayed free
+  }
 }
 
 void PieceTrie::add_block() {
   const auto begin = static_cast<std::uint32_t>(nodes_.size());
   nodes_.resize(begin + kBlock);
-  next_free_.resize(begin + kBlock);
-  prev_free_.resize(begin + kBlock);
-  // Block 0 holds the root and nothing else: a leaf has base 0, and nothing in block 0 may look like its child.
-  for (std::uint32_t slot = begin; begin > 0 && slot < begin + kBlock; ++slot) {
-    const std::uint32_t last = prev_free_[0];
-    next_free_[last] = slot;
-    prev_free_[slot] = last;
-    next_free_[slot] = 0;
-    prev_free_[0] = slot;
+  for (std::uint32_t slot = begin; slot < begin + kBlock; ++slot) {
+    const auto last = static_cast<std::uint32_t>(last_free_);
+    next_free(last) = slot;
+    prev_free(slot) = last_free_;
+    next_free(slot) = 0;
+    last_free_ = static_cast<std::int32_t>(slot);
   }
 }
 
-void PieceTrie::take(std::uint32_t slot) {
-  next_free_[prev_free_[slot]] = next_free_[slot];
-  prev_free_[next_free_[slot]] = prev_free_[slot];
-}
-
-std::uint32_t PieceTrie::place(const unsigned char* labels, int count) {
+// Finds a base under which all children of `node` fall on free slots, and takes them.
+std::uint32_t PieceTrie::place(std::uint32_t node, const unsigned char* labels, int count) {
   const auto is_taken = [&](std::uint32_t slot) { return nodes_[slot].parent != kNone; };
   int tries = 0;
   std::uint32_t base = 0;
-  for (std::uint32_t slot = next_free_[0]; slot != 0 && tries < kMaxTries; slot = next_free_[slot], ++tries) {
+  for (std::uint32_t slot = first_free_; slot != 0 && tries < kMaxTries; slot = next_free(slot), ++tries) {
     const std::uint32_t candidate = slot ^ labels[0];
     if (std::none_of(labels + 1, labels + count, [&](unsigned char l) { return is_taken(candidate ^ l); })) {
       base = candidate;
@@ -117,7 +130,13 @@ std::uint32_t PieceTrie::place(const unsigned char* labels, int count) {
     base = static_cast<std::uint32_t>(nodes_.size());
     add_block();
   }
-  for (int i = 0; i < count; ++i) take(base ^ labels[i]);
+  nodes_[node].base = base;
+  for (int i = 0; i < count; ++i) {
+    const std::uint32_t slot = base ^ labels[i];
+    next_free(static_cast<std::uint32_t>(prev_free(slot))) = next_free(slot);
+    prev_free(next_free(slot)) = prev_free(slot);
+    nodes_[slot] = {0, node, -1};
+  }
   return base;
 }
 

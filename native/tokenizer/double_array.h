@@ -42,11 +42,14 @@ class PieceTrie {
   };
 
   void add_block();
-  void take(std::uint32_t slot);
-  std::uint32_t place(const unsigned char* labels, int count);
+  std::uint32_t place(std::uint32_t node, const unsigned char* labels, int count);
+  // Free slots form a ring through slot 0; the links lie in the fields that a free slot does not need.
+  std::uint32_t& next_free(std::uint32_t slot) { return slot == 0 ? first_free_ : nodes_[slot].base; }
+  std::int32_t& prev_free(std::uint32_t slot) { return slot == 0 ? last_free_ : nodes_[slot].value; }
 
   std::vector<Node> nodes_;
-  std::vector<std::uint32_t> next_free_, prev_free_;  // a ring of free slots through slot 0; only while building
+  std::uint32_t first_free_ = 0;
+  std::int32_t last_free_ = 0;
 };
 
 // Layout of darts-clone 0.32, as stored by SentencePiece. The file is not trusted: steps outside the array end the

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,16 +34,12 @@ struct NormalizerSpec {
 };
 
 struct ModelData {
-  std::string storage;  // the bytes `pieces` point into
+  std::shared_ptr<const std::string> storage;  // the bytes `pieces` point into
   std::vector<Piece> pieces;
   NormalizerSpec normalizer;
   bool byte_fallback = false;
   std::string unk_surface = " \xe2\x81\x87 ";  // what decoding writes for <unk>
   std::string bos_piece = "<s>", eos_piece = "</s>", pad_piece = "<pad>";
-
-  ModelData() = default;
-  ModelData(const ModelData&) = delete;  // a copy's pieces would point into the original's storage
-  ModelData& operator=(const ModelData&) = delete;
 };
 
 // Fills `data` from the bytes of a spiece.model, which it copies. Throws TokenizerError.

@@ -81,9 +81,9 @@ void parse_normalizer_spec(std::string_view message, NormalizerSpec& spec) {
 }  // namespace
 
 void parse_spiece_model(std::string_view file, ModelData& data) {
-  data.storage.assign(file);
+  data.storage = std::make_shared<const std::string>(file);
   data.pieces.reserve(file.size() / 16);  // about one piece per 16 bytes
-  for (ProtobufReader r(data.storage); r.next();) {
+  for (ProtobufReader r(*data.storage); r.next();) {
     if (!r.is_message()) continue;
     switch (r.field()) {
       case 1:

@@ -20,7 +20,8 @@ bool is_byte_piece(std::string_view p) {
 }
 
 std::string quoted(std::string_view piece, std::int32_t id) {
-  return "piece " + std::to_string(id) + " ('" + std::string(piece.substr(0, 40)) + "')";
+  return "piece " + std::to_string(id) + " ('" +
+         std::string(piece.substr(0, std::min(piece.find('\0'), std::size_t{40}))) + "')";
 }
 
 bool in_trie(PieceType type) {
@@ -38,15 +39,14 @@ Vocabulary::Vocabulary(const ModelData& data)
       pieces_(data.pieces),
       byte_fallback_(data.byte_fallback),
       min_score_(FLT_MAX),
-      max_score_(
-          FLT_MIN) {  // not -FLT_MAX: SentencePiece starts from the smallest positive float, and ties depend on it
+      // not -FLT_MAX: SentencePiece starts from the smallest positive float, and ties depend on it
+      max_score_(FLT_MIN) {
   byte_ids_.fill(-1);
   std::vector<TrieKey> keys, user_defined;
   keys.reserve(pieces_.size());
   for (std::int32_t id = 0; id < size(); ++id) {
-    Piece& piece = pieces_[id];
+    const Piece& piece = pieces_[id];
     check(piece, id);
-    piece.text = std::string_view(storage_).substr(piece.text.data() - data.storage.data(), piece.text.size());
     if (piece.type == PieceType::kUserDefined) user_defined.push_back({piece.text, id});
     if (in_trie(piece.type)) {
       keys.push_back({piece.text, id});

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -18,7 +19,7 @@ class Vocabulary {
   // Throws TokenizerError for what SentencePiece refuses as well: empty or doubled pieces, no <unk>, missing byte
   // pieces.
   explicit Vocabulary(const ModelData& data);
-  Vocabulary(const Vocabulary&) = delete;  // maps and pieces point into the object itself
+  Vocabulary(const Vocabulary&) = delete;  // added pieces point into reserved_
   Vocabulary& operator=(const Vocabulary&) = delete;
 
   // Gives `text` the row `id`: an existing piece (which must have this text) or a row after the model's own.
@@ -42,7 +43,7 @@ class Vocabulary {
  private:
   void check(const Piece& piece, std::int32_t id);
 
-  std::string storage_;
+  std::shared_ptr<const std::string> storage_;  // pieces point into it
   std::vector<Piece> pieces_;
   PieceTrie trie_;          // normal, user-defined and unused pieces: all that segmentation may meet
   PieceTrie user_defined_;  // what normalisation must leave alone

@@ -1,0 +1,77 @@
+import { access } from 'node:fs/promises'
+import { join } from 'node:path'
+import { openCheckpoint } from '../checkpoint/open_checkpoint.ts'
+import { resolveParameters } from '../checkpoint/layout.ts'
+import { openDevice } from '../device.ts'
+import { OpenMoeError } from '../errors.ts'
+import { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { loadConfig } from './config.ts'
+import { type LoadModelOptions, Model } from './model.ts'
+import { EXPERT_CAPACITIES } from './runner.ts'
+import { loadWeights, type WeightDtype } from './weights.ts'
+
+/**
+ * Loads a checkpoint folder as it is published: config.json, weights (safetensors or torch zip, single or sharded),
+ * tokenizer files. Weights stream from disk: peak memory is their final size plus a few MiB.
+ * @throws OpenMoeError with a code per kind of problem; rejects with `signal.reason` when aborted
+ */
+export async function loadModel(folder: string, options: LoadModelOptions = {}): Promise<Model> {
+  const dtype = checkOptions(options)
+  options.signal?.throwIfAborted()
+  const tokenizer = await loadTokenizer(folder)
+  const tokenIds = tokenizer && { pad: tokenizer.padId, bos: tokenizer.bosId, eos: tokenizer.eosId }
+  const { config, warnings } = await loadConfig(folder, { tokenIds })
+  const parameters = resolveParameters(await openCheckpoint(folder), config)
+  if (options.maxContext && options.maxContext > config.maxPositionEmbeddings) {
+    throw new OpenMoeError(
+      'ERR_OPENMOE_CONTEXT_LENGTH',
+      `maxContext: ${options.maxContext} is more than the model's ${config.maxPositionEmbeddings} positions.`,
+    )
+  }
+  const device = await openDevice(options.device ?? 'auto', { threads: options.threads, isa: options.isa })
+  try {
+    const { onProgress, signal } = options
+    const weights = await loadWeights(device, config, parameters, { dtype, onProgress, signal })
+    return new Model({ device, config, weights, dtype, tokenizer, warnings }, options)
+  } catch (error) {
+    await device.dispose()
+    throw error
+  }
+}
+
+/** Token ids alone are enough to run a checkpoint, so a missing tokenizer is no error. */
+async function loadTokenizer(folder: string): Promise<Tokenizer | undefined> {
+  const exists = await Promise.all(
+    ['spiece.model', 'tokenizer.json'].map((name) =>
+      access(join(folder, name)).then(
+        () => true,
+        () => false,
+      ),
+    ),
+  )
+  return exists.some(Boolean) ? Tokenizer.load(folder) : undefined
+}
+
+function checkOptions(options: LoadModelOptions): WeightDtype {
+  const { dtype = 'auto', expertCapacity = 'dropless' } = options
+  const oneOf = (name: string, value: string, allowed: readonly string[]): void => {
+    if (!allowed.includes(value)) {
+      throw new OpenMoeError(
+        'ERR_OPENMOE_INVALID_ARG',
+        `${name}: '${value}' is unknown. Use ${allowed.join(', ')}.`,
+      )
+    }
+  }
+  oneOf('dtype', dtype, ['auto', 'f32', 'bf16'])
+  oneOf('expertCapacity', expertCapacity, EXPERT_CAPACITIES)
+  for (const name of ['maxContext', 'maxSequences', 'threads'] as const) {
+    const value = options[name]
+    if (value !== undefined && !(Number.isInteger(value) && value >= 1 && value <= 2 ** 20)) {
+      throw new OpenMoeError(
+        'ERR_OPENMOE_INVALID_ARG',
+        `${name}: ${String(value)} is no whole number from 1.`,
+      )
+    }
+  }
+  return dtype === 'auto' ? 'bf16' : dtype
+}

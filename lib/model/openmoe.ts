@@ -1,0 +1,61 @@
+// The whole network as one recording: embedding, decoder layers, final norm, head (spec section 3).
+import { type CapacityGroups } from '../layers/moe.ts'
+import { decoderLayer, type LayerBatch } from '../layers/decoder_layer.ts'
+import { embedding } from '../ops/embedding.ts'
+import { linear } from '../ops/linear.ts'
+import { rmsNorm } from '../ops/rms_norm.ts'
+import type { Program } from '../program.ts'
+import type { Tensor } from '../tensor.ts'
+import type { OpenMoeConfig } from './config.ts'
+import type { KvCache } from './kv_cache.ts'
+import type { ModelWeights } from './weights.ts'
+
+/** Sizes that decide a recording; everything else is data written before a run. */
+export interface ForwardShape {
+  numTokens: number
+  numSeqs: number
+  numGroups: number
+  /** Entries per sequence in the block table. */
+  maxBlocks: number
+  /** Rows whose logits are wanted; 0 records no head. */
+  numLogitRows: number
+}
+
+/**
+ * Records one forward pass over packed sequences (never padded). Inputs, all i32, in the order a caller fills them:
+ * token_ids and positions [num_tokens], seq_offsets [num_seqs + 1], seq_positions [num_seqs], block_table
+ * [num_seqs, max_blocks], group_offsets [num_groups + 1], capacity [num_groups], logit_rows [num_logit_rows].
+ * @returns f32 [num_logit_rows, vocab_size], or null without logit rows
+ */
+export function openMoe(
+  p: Program,
+  config: OpenMoeConfig,
+  weights: ModelWeights,
+  cache: KvCache,
+  shape: ForwardShape,
+): Tensor | null {
+  const { numTokens, numSeqs, numGroups, maxBlocks, numLogitRows } = shape
+  const ids = p.input('token_ids', 'i32', [numTokens])
+  const groups: CapacityGroups = {
+    groupOffsets: p.input('group_offsets', 'i32', [numGroups + 1]),
+    capacity: p.input('capacity', 'i32', [numGroups]),
+  }
+  const batch: LayerBatch = {
+    rows: { positions: p.input('positions', 'i32', [numTokens]), ropeTable: weights.ropeTable },
+    layout: {
+      blockTable: p.input('block_table', 'i32', [numSeqs, maxBlocks]),
+      seqOffsets: p.input('seq_offsets', 'i32', [numSeqs + 1]),
+      seqPositions: p.input('seq_positions', 'i32', [numSeqs]),
+    },
+    groups,
+  }
+  let x = p.scope('embed_tokens', () => embedding(p, weights.embedTokens, ids))
+  weights.layers.forEach((layer, i) => {
+    x = p.scope(`layers.${i}`, () => decoderLayer(p, x, layer, config, i, cache.layer(i), batch))
+  })
+  if (numLogitRows === 0) return null
+  // Only rows whose logits are wanted pass the head: it is more than half of the small model's weights.
+  const rows = embedding(p, x, p.input('logit_rows', 'i32', [numLogitRows]))
+  const normed = p.scope('norm', () => rmsNorm(p, rows, weights.norm, config.rmsNormEps))
+  return p.scope('lm_head', () => linear(p, normed, weights.lmHead))
+}

@@ -1,0 +1,262 @@
+// Names -> tensors on a device. Streams every parameter from its file into the layout the kernels read.
+import { existsSync, readFileSync } from 'node:fs'
+import type { MatrixSource, ParameterSource } from '../checkpoint/layout.ts'
+import type { Device } from '../device.ts'
+import { OpenMoeError } from '../errors.ts'
+import type { DecoderLayerWeights } from '../layers/decoder_layer.ts'
+import type { MlpWeights } from '../layers/dense_mlp.ts'
+import { ropeTable } from '../ops/rope.ts'
+import { bytesPerElement, type DType, dtypeIndex, type Matrix, Tensor } from '../tensor.ts'
+import { isMoeLayer, type OpenMoeConfig } from './config.ts'
+
+/** Dtypes weights can have in memory. Norms and routers are always f32. */
+export type WeightDtype = 'f32' | 'bf16'
+
+export interface ModelWeights {
+  /** [vocab_size, hidden_size] */
+  embedTokens: Tensor
+  layers: DecoderLayerWeights[]
+  /** f32 [hidden_size] */
+  norm: Tensor
+  /** [vocab_size, hidden_size] */
+  lmHead: Matrix
+  /** f32 [max_positions, head_dim] */
+  ropeTable: Tensor
+  /** Bytes on the device. */
+  bytes: number
+}
+
+export interface LoadProgress {
+  /** Bytes read from the files so far, and in all. */
+  loadedBytes: number
+  totalBytes: number
+  /** 0 to 1 */
+  ratio: number
+}
+
+export interface LoadWeightsOptions {
+  dtype: WeightDtype
+  onProgress?: (progress: LoadProgress) => void
+  signal?: AbortSignal
+}
+
+/** Where packed weights come from; the loader reads files, the benchmarks make random numbers. */
+export interface WeightSource {
+  matrix(parts: readonly string[], count: number, outFeatures: number, inFeatures: number): Promise<Matrix>
+  router(key: string): Promise<Matrix>
+  rows(key: string, dtype: DType, shape: readonly number[]): Promise<Tensor>
+}
+
+/**
+ * Loads every parameter of `parameters` (lib/checkpoint/layout.ts) onto the device. Peak memory is the weights plus a
+ * working buffer per thread. On failure or abort everything allocated is freed.
+ * @throws OpenMoeError ERR_OPENMOE_OUT_OF_MEMORY before anything is read, when the weights cannot fit
+ */
+export async function loadWeights(
+  device: Device,
+  config: OpenMoeConfig,
+  parameters: ReadonlyMap<string, ParameterSource>,
+  options: LoadWeightsOptions,
+): Promise<ModelWeights> {
+  const allocated: (Tensor | Matrix)[] = []
+  const reader = new FileReader(device, config, parameters, options, allocated)
+  try {
+    return await buildWeights(device, config, options.dtype, reader, allocated)
+  } catch (error) {
+    for (const tensor of allocated) device.free(tensor)
+    throw error
+  }
+}
+
+/** Puts the parameters of `source` in the places the layers look for them. */
+export async function buildWeights(
+  device: Device,
+  config: OpenMoeConfig,
+  dtype: WeightDtype,
+  source: WeightSource,
+  allocated: (Tensor | Matrix)[],
+): Promise<ModelWeights> {
+  const { hiddenSize: d, intermediateSize: f, vocabSize, numExperts } = config
+  const heads = config.numAttentionHeads * config.headDim
+  const kvHeads = config.numKeyValueHeads * config.headDim
+  const norm = (key: string): Promise<Tensor> => source.rows(key, 'f32', [d])
+  const mlp = async (prefix: string, count = 1): Promise<MlpWeights> => ({
+    gateUp: await source.matrix([`${prefix}.gate`, `${prefix}.up`], count, 3 * f, d),
+    down: await source.matrix([`${prefix}.down`], count, d, f),
+  })
+  const embedTokens = await source.rows('embed_tokens', dtype, [vocabSize, d])
+  const layers: DecoderLayerWeights[] = []
+  for (let i = 0; i < config.numHiddenLayers; i++) {
+    const key = `layers.${i}`
+    const layer: DecoderLayerWeights = {
+      inputNorm: await norm(`${key}.input_norm`),
+      attention: {
+        q: await source.matrix([`${key}.q`], 1, heads, d),
+        k: await source.matrix([`${key}.k`], 1, kvHeads, d),
+        v: await source.matrix([`${key}.v`], 1, kvHeads, d),
+        o: await source.matrix([`${key}.o`], 1, d, heads),
+      },
+      postAttentionNorm: await norm(`${key}.post_attention_norm`),
+    }
+    if (isMoeLayer(config, i)) {
+      layer.moe = {
+        experts: {
+          router: await source.router(`${key}.router`),
+          ...(await mlp(`${key}.experts`, numExperts)),
+        },
+        preExtraMlpNorm: await norm(`${key}.pre_extra_mlp_norm`),
+        extraMlp: await mlp(`${key}.extra_mlp`),
+      }
+    } else {
+      layer.mlp = await mlp(`${key}.mlp`)
+    }
+    layers.push(layer)
+  }
+  const weights = {
+    embedTokens,
+    layers,
+    norm: await norm('norm'),
+    lmHead: await source.matrix(['lm_head'], 1, vocabSize, d),
+    ropeTable: await device.upload(ropeTable(config.maxPositionEmbeddings, config.headDim, config.ropeTheta)),
+  }
+  allocated.push(weights.ropeTable)
+  return { ...weights, bytes: allocated.reduce((sum, tensor) => sum + tensor.bytes, 0) }
+}
+
+const FILE_DTYPES = { F32: 'f32', BF16: 'bf16', F16: 'f16' } as const
+// One native call reads at most this much, so that progress moves and an abort is noticed.
+const BYTES_PER_CALL = 64 << 20
+const PANEL = 32 // a call covers whole weight panels (native/support/panel.h)
+
+class FileReader implements WeightSource {
+  private readonly device: Device
+  private readonly config: OpenMoeConfig
+  private readonly parameters: ReadonlyMap<string, ParameterSource>
+  private readonly options: LoadWeightsOptions
+  private readonly allocated: (Tensor | Matrix)[]
+  private readonly totalBytes: number
+  private loadedBytes = 0
+
+  constructor(
+    device: Device,
+    config: OpenMoeConfig,
+    parameters: ReadonlyMap<string, ParameterSource>,
+    options: LoadWeightsOptions,
+    allocated: (Tensor | Matrix)[],
+  ) {
+    this.device = device
+    this.config = config
+    this.parameters = parameters
+    this.options = options
+    this.allocated = allocated
+    const sources = [...parameters.values()].flatMap((parameter) => parameter.matrices)
+    this.totalBytes = sources.reduce((sum, source) => sum + bytesOf(source), 0)
+    const elements = sources.reduce((sum, source) => sum + source.rows * source.cols, 0)
+    expectMemory(elements * bytesPerElement(options.dtype), device.name)
+  }
+
+  async matrix(
+    parts: readonly string[],
+    count: number,
+    outFeatures: number,
+    inFeatures: number,
+    dtype: DType = this.options.dtype,
+  ): Promise<Matrix> {
+    const matrix = this.device.emptyMatrix(dtype, { count, outFeatures, inFeatures })
+    this.allocated.push(matrix)
+    let rowOffset = 0
+    for (const part of parts) {
+      const { matrices } = this.parameter(part)
+      for (const [index, source] of matrices.entries()) {
+        await this.inBlocks(source, (block, row) =>
+          this.device.loadMatrix(block, matrix, index, rowOffset + row),
+        )
+      }
+      rowOffset += matrices[0]?.rows ?? 0
+    }
+    return matrix
+  }
+
+  router(key: string): Promise<Matrix> {
+    return this.matrix([key], 1, this.config.numExperts, this.config.hiddenSize, 'f32')
+  }
+
+  async rows(key: string, dtype: DType, shape: readonly number[]): Promise<Tensor> {
+    const tensor = this.device.empty(dtype, shape)
+    this.allocated.push(tensor)
+    const [source] = this.parameter(key).matrices
+    if (!source) throw new OpenMoeError('ERR_OPENMOE_INTERNAL', `${key} has no source`)
+    await this.inBlocks(source, (block, row) => {
+      const bytes = row * source.cols * bytesPerElement(dtype)
+      const view = { buffer: tensor.buffer!, offset: bytes }
+      return this.device.loadRows(block, new Tensor(this.device, dtype, [block.rows, block.cols], view))
+    })
+    return tensor
+  }
+
+  private parameter(key: string): ParameterSource {
+    const parameter = this.parameters.get(key)
+    if (!parameter) throw new OpenMoeError('ERR_OPENMOE_INTERNAL', `no parameter is named ${key}`)
+    return parameter
+  }
+
+  /** Calls `load` for blocks of rows of a source, reporting progress between them. */
+  private async inBlocks(
+    source: MatrixSource,
+    load: (block: ReturnType<typeof nativeSource>, row: number) => Promise<void>,
+  ): Promise<void> {
+    const rowBytes = bytesOf(source) / Math.max(1, source.rows)
+    // Rows that are not contiguous (stacked experts) are read column by column: a block of them would read it all.
+    const whole = source.colStride !== 1
+    const step = whole ? source.rows : Math.max(1, Math.floor(BYTES_PER_CALL / rowBytes / PANEL)) * PANEL
+    for (let row = 0; row < source.rows; row += step) {
+      this.options.signal?.throwIfAborted()
+      const rows = Math.min(step, source.rows - row)
+      await load(nativeSource(source, row, rows), row)
+      this.loadedBytes += rows * rowBytes
+      this.options.onProgress?.({
+        loadedBytes: this.loadedBytes,
+        totalBytes: this.totalBytes,
+        ratio: this.loadedBytes / this.totalBytes,
+      })
+    }
+  }
+}
+
+function nativeSource(source: MatrixSource, row: number, rows: number) {
+  const dtype = FILE_DTYPES[source.dtype]
+  return {
+    file: source.file,
+    offset: source.offset + row * source.rowStride * bytesPerElement(dtype),
+    dtype: dtypeIndex(dtype),
+    rows,
+    cols: source.cols,
+    rowStride: source.rowStride,
+    colStride: source.colStride,
+  }
+}
+
+const bytesOf = (source: MatrixSource): number =>
+  source.rows * source.cols * bytesPerElement(FILE_DTYPES[source.dtype])
+
+/** Refuses before reading what the machine cannot hold: the kernel would otherwise kill the process half way. */
+function expectMemory(bytes: number, device: string): void {
+  const available = availableMemory()
+  if (available === undefined || bytes <= available) return
+  const gib = (n: number): string => (n / 2 ** 30).toFixed(1)
+  throw new OpenMoeError(
+    'ERR_OPENMOE_OUT_OF_MEMORY',
+    `The weights need ${gib(bytes)} GiB, ${gib(available)} GiB are available to ${device}. ` +
+      "Pass { dtype: 'bf16' }, free memory, or load a smaller model.",
+  )
+}
+
+function availableMemory(): number | undefined {
+  if (existsSync('/proc/meminfo')) {
+    const kib = /^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1]
+    const limit = process.constrainedMemory()
+    const available = Number(kib) * 1024
+    if (kib) return limit && limit < 2 ** 60 ? Math.min(available, limit) : available
+  }
+  return undefined
+}

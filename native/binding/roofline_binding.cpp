@@ -1,0 +1,67 @@
+#include "binding/roofline_binding.h"
+
+#include <exception>
+#include <string>
+
+#include "binding/handle.h"
+#include "support/roofline.h"
+
+namespace openmoe {
+
+namespace {
+
+constexpr const char* kKinds[] = {"read", "copy", "f32", "bf16"};  // in the order of RoofKind
+
+// On a thread of libuv: it belongs to no device, and its own threads do the work.
+class RoofWorker : public Napi::AsyncWorker {
+ public:
+  RoofWorker(Napi::Env env, RoofKind kind, int threads, double seconds)
+      : AsyncWorker(env, "openmoe.measureRoof"), kind_(kind), threads_(threads), seconds_(seconds), deferred_(env) {}
+
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+ protected:
+  void Execute() override { roof_ = measure_roof(kind_, threads_, seconds_); }
+  void OnOK() override {
+    Napi::Object result = Napi::Object::New(Env());
+    result.Set("median", roof_.median);
+    result.Set("best", roof_.best);
+    result.Set("cleanSlices", roof_.clean_slices);
+    result.Set("slices", roof_.slices);
+    result.Set("instructions", roof_.instructions);
+    deferred_.Resolve(result);
+  }
+  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
+
+ private:
+  RoofKind kind_;
+  int threads_;
+  double seconds_;
+  Napi::Promise::Deferred deferred_;
+  Roof roof_{};
+};
+
+// measureRoof(kind, threads, seconds) -> Promise<{ median, best, cleanSlices, slices, instructions }>
+Napi::Value measure(const Napi::CallbackInfo& info) {
+  const std::string kind = info[0].ToString();
+  const int threads = info[1].ToNumber().Int32Value();
+  const double seconds = info[2].ToNumber().DoubleValue();
+  int index = 0;
+  while (index < 4 && kind != kKinds[index]) ++index;
+  if (index == 4 || threads < 1 || threads > 1024 || !(seconds > 0 && seconds <= 60))
+    throw to_js_error(info.Env(), Error("INVALID_ARG",
+                                        "measureRoof: expected read, copy, f32 or bf16, 1 to 1024 "
+                                        "threads and up to 60 seconds"));
+  auto* worker = new RoofWorker(info.Env(), static_cast<RoofKind>(index), threads, seconds);  // deletes itself
+  const Napi::Promise promise = worker->promise();
+  worker->Queue();
+  return promise;
+}
+
+}  // namespace
+
+void init_roofline(Napi::Env env, Napi::Object exports) {
+  exports.Set("measureRoof", Napi::Function::New(env, measure, "measureRoof"));
+}
+
+}  // namespace openmoe

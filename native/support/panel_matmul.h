@@ -1,0 +1,325 @@
+// The matrix engine of the CPU backend: out = x W^T over packed panels (support/panel.h) for groups of rows, each with
+// weights of its own. linear is one group, grouped_gemm one per expert.
+//
+// Each output is one chain of multiply-adds over k in order. Tiles, blocks (between two blocks of k an accumulator
+// rests in `out`, exactly) and threads choose which chains run side by side, never their order: GEMV and GEMM, any
+// batch and any number of threads give the same bits.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "device/cpu.h"
+#include "program/op.h"
+#include "support/panel.h"
+#include "support/simd.h"
+
+namespace openmoe::OPENMOE_ISA {
+
+// A tile is Rows x Vectors accumulators, and the largest covers a panel: 3 x 4 vectors of 8, 12 x 2 of 16.
+#if OPENMOE_ISA_LEVEL >= 2
+inline constexpr int kTileRows = 12, kAccumulators = 24;
+#else
+inline constexpr int kTileRows = 3, kAccumulators = 12;
+#endif
+
+// A panel's weights over a block of k (16 KiB) stay in L1 while the rows of an item pass by.
+inline constexpr int64_t kBlockWords = 128;
+// The rows of an item over a block of k (48 or 96 KiB of x) stay in L2 while its panels pass by.
+inline constexpr int64_t kItemRows = 96;
+// With few rows a panel is a stream from memory, and hardware prefetch pauses at every 4 KiB page.
+inline constexpr int64_t kPrefetchWords = 1024;
+
+// Both layouts are [words of k][32 columns] of 32-bit words: one f32, or two bf16 neighbours in k. The types below say
+// what multiplying a word means; `word` is the address of the first column.
+
+// Where vector v of a column group lies; a group may span two panels.
+inline const uint32_t* column(const uint32_t* word, int v, int64_t panel_words) {
+  return word + v * kLanes / kPanel * panel_words + v * kLanes % kPanel;
+}
+
+// sum[r][v] += x[r] * weight(v). The smaller side is held in registers, the other passes through one.
+template <int Rows, int Vectors, class F>
+inline void add_products(Vec (&sum)[Rows][Vectors], const float* x, int64_t x_stride, F&& weight) {
+  if constexpr (Rows <= Vectors) {
+    Vec xs[Rows];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) xs[r] = set1(x[r * x_stride]);
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; ++v) {
+      const Vec w = weight(v);
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) sum[r][v] = fma(xs[r], w, sum[r][v]);
+    }
+  } else {
+    Vec w[Vectors];
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; ++v) w[v] = weight(v);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const Vec xr = set1(x[r * x_stride]);
+#pragma GCC unroll 16
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = fma(xr, w[v], sum[r][v]);
+    }
+  }
+}
+
+struct F32Weights {
+  using X = float;
+  static constexpr int kPerWord = 1, kXPerWord = 1;
+
+  template <int Rows, int Vectors>
+  static void add_word(Vec (&sum)[Rows][Vectors], const float* x, int64_t x_stride, const uint32_t* word,
+                       int64_t panel_words) {
+    add_products(sum, x, x_stride,
+                 [&](int v) { return load(reinterpret_cast<const float*>(column(word, v, panel_words))); });
+  }
+};
+
+struct Bf16Weights {
+  using X = float;
+  static constexpr int kPerWord = 2, kXPerWord = 2;
+
+  template <int Half, int Rows, int Vectors>
+  static void add_half(Vec (&sum)[Rows][Vectors], const float* x, int64_t x_stride, const uint32_t* word,
+                       int64_t panel_words) {
+    add_products(sum, x + Half, x_stride, [&](int v) {
+      Vec pair[2];
+      load_pairs(reinterpret_cast<const bf16*>(column(word, v, panel_words)), pair[0], pair[1]);
+      return pair[Half];
+    });
+  }
+
+  template <int Rows, int Vectors>
+  static void add_word(Vec (&sum)[Rows][Vectors], const float* x, int64_t x_stride, const uint32_t* word,
+                       int64_t panel_words) {
+    add_half<0>(sum, x, x_stride, word, panel_words);
+    add_half<1>(sum, x, x_stride, word, panel_words);
+  }
+};
+
+#if OPENMOE_ISA_LEVEL == 3
+// Two neighbours in k of a row of x, rounded to bf16: the other operand of a pair dot product.
+struct Bf16PairWeights {
+  using X = uint32_t;
+  static constexpr int kPerWord = 2, kXPerWord = 1;
+
+  template <int Rows, int Vectors>
+  static void add_word(Vec (&sum)[Rows][Vectors], const uint32_t* x, int64_t x_stride, const uint32_t* word,
+                       int64_t panel_words) {
+    __m512bh w[Vectors];
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; ++v) w[v] = (__m512bh)_mm512_loadu_si512(column(word, v, panel_words));
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const auto xr = (__m512bh)_mm512_set1_epi32(static_cast<int>(x[r * x_stride]));
+#pragma GCC unroll 16
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], w[v], xr);
+    }
+  }
+};
+#endif
+
+// One tile over one block of k.
+template <class X>
+struct Tile {
+  const X* x;
+  int64_t x_stride;
+  const uint32_t* word;
+  int64_t panel_words;
+  float* out;
+  int64_t out_stride;
+  int64_t num_k;
+  bool resume;  // the chains go on from `out`
+};
+
+template <int Rows, int Vectors, class W>
+void run_tile(const Tile<typename W::X>& t) {
+  Vec sum[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = t.resume ? load(t.out + r * t.out_stride + v * kLanes) : zero();
+
+  const typename W::X* x = t.x;
+  const uint32_t* word = t.word;
+  int64_t k = t.num_k;
+  for (; k >= W::kPerWord; k -= W::kPerWord, x += W::kXPerWord, word += kPanel) {
+    if constexpr (Rows * Vectors <= kAccumulators)
+      for (int v = 0; v < Vectors; v += 16 / kLanes) __builtin_prefetch(column(word, v, t.panel_words) + kPrefetchWords);
+    W::add_word(sum, x, t.x_stride, word, t.panel_words);
+  }
+  if constexpr (W::kPerWord > W::kXPerWord) {
+    if (k > 0) W::add_word(sum, x, t.x_stride, word, t.panel_words);  // x is padded with zero
+  } else if constexpr (W::kPerWord == 2) {
+    if (k > 0) W::template add_half<0>(sum, x, t.x_stride, word, t.panel_words);
+  }
+
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; ++v) store(t.out + r * t.out_stride + v * kLanes, sum[r][v]);
+}
+
+template <int Vectors, class W, int Rows = std::min(kTileRows, kAccumulators / Vectors)>
+void run_tile_of(int64_t rows, const Tile<typename W::X>& t) {
+  if constexpr (Rows > 1) {
+    if (rows < Rows) return run_tile_of<Vectors, W, Rows - 1>(rows, t);
+  }
+  run_tile<Rows, Vectors, W>(t);
+}
+
+// A tile whose last columns do not exist in `out` works on a copy that has them.
+template <int Vectors, class W>
+void run_edge_tile(int64_t rows, int64_t columns, Tile<typename W::X> t) {
+  constexpr int kColumns = Vectors * kLanes;
+  float copy[kTileRows * kColumns];
+  float* out = std::exchange(t.out, copy);
+  const int64_t out_stride = std::exchange(t.out_stride, kColumns);
+  if (t.resume)
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(copy + r * kColumns, out + r * out_stride, columns * sizeof(float));
+  run_tile_of<Vectors, W>(rows, t);
+  for (int64_t r = 0; r < rows; ++r) std::memcpy(out + r * out_stride, copy + r * kColumns, columns * sizeof(float));
+}
+
+// Rows of x and out that share one matrix.
+struct RowGroup {
+  const std::byte* weight;
+  int64_t first_row, num_rows;
+  int64_t first_item = 0;  // filled in by matmul
+};
+
+// A work item: some rows of a group times some panels of its matrix.
+template <class X>
+struct Item {
+  const X* x;
+  int64_t x_stride, rows;
+  const uint32_t* weight;
+  int64_t panel_words, first_panel, end_panel;
+  float* out;
+  int64_t in_features, out_features;
+};
+
+template <int Vectors, class W>
+void run_item(const Item<typename W::X>& m) {
+  constexpr int kColumns = Vectors * kLanes;
+  const int64_t tiles = (m.rows + kTileRows - 1) / kTileRows, tile_rows = m.rows / tiles, longer = m.rows % tiles;
+  const int64_t words = (m.in_features + W::kPerWord - 1) / W::kPerWord;
+  const int64_t block = tiles == 1 ? std::max<int64_t>(words, 1) : kBlockWords;
+  for (int64_t word = 0; word == 0 || word < words; word += block) {
+    for (int64_t c = m.first_panel * kPanel, end = m.end_panel * kPanel; c < end;) {
+      const int64_t columns = std::min<int64_t>(kColumns, m.out_features - c);
+      if (columns <= 0) break;
+      Tile<typename W::X> t{.x = m.x + word * W::kXPerWord,
+                            .x_stride = m.x_stride,
+                            .word = m.weight + c / kPanel * m.panel_words + word * kPanel + c % kPanel,
+                            .panel_words = m.panel_words,
+                            .out = m.out + c,
+                            .out_stride = m.out_features,
+                            .num_k = std::min(block * W::kPerWord, m.in_features - word * W::kPerWord),
+                            .resume = word > 0};
+      const bool narrow = kColumns > kPanel && end - c < kColumns;
+      for (int64_t i = 0; i < tiles; ++i) {
+        const int64_t rows = tile_rows + (i < longer);
+        if (narrow)
+          run_edge_tile<Vectors / 2, W>(rows, std::min<int64_t>(columns, kColumns / 2), t);
+        else if (columns < kColumns)
+          run_edge_tile<Vectors, W>(rows, columns, t);
+        else
+          run_tile_of<Vectors, W>(rows, t);
+        t.x += rows * m.x_stride, t.out += rows * m.out_features;
+      }
+      c += kColumns;
+    }
+  }
+}
+
+// Few rows take wide column groups: enough independent chains to hide the latency of the multiply-add.
+template <class W, int Vectors = 64 / kLanes>
+void run_item_of(const Item<typename W::X>& m) {
+  if constexpr (Vectors > 2) {
+    if (std::min<int64_t>(m.rows, kTileRows) * Vectors > kAccumulators) return run_item_of<W, Vectors / 2>(m);
+  }
+  run_item<Vectors, W>(m);
+}
+
+struct Matmul {
+  const float* x;
+  DType weight_dtype;
+  float* out;
+  int64_t num_rows, in_features, out_features;
+};
+
+template <class W>
+void run_groups(const Matmul& m, const typename W::X* x, int64_t x_stride, std::vector<RowGroup>& groups, Cpu& cpu) {
+  const int64_t panels = num_panels(m.out_features), words = (m.in_features + W::kPerWord - 1) / W::kPerWord;
+  const int64_t panel_words = words * kPanel;
+  int64_t row_chunks = 0;
+  for (const RowGroup& g : groups) row_chunks += (g.num_rows + kItemRows - 1) / kItemRows;
+  // Up to 64 KiB of weights an item, and 8 items a thread where there is that much to do. Even, for groups of two panels.
+  const int64_t by_size = std::max<int64_t>(2, 16384 / std::max<int64_t>(panel_words, 1));
+  const int64_t by_count = panels * row_chunks / (8 * cpu.num_threads());
+  const int64_t chunk = std::max<int64_t>(2, std::max(by_size, std::min<int64_t>(by_count, 8)) / 2 * 2);
+  const int64_t panel_chunks = (panels + chunk - 1) / chunk;
+
+  int64_t items = 0;
+  for (RowGroup& g : groups) {
+    g.first_item = items;
+    items += (g.num_rows + kItemRows - 1) / kItemRows * panel_chunks;
+  }
+  cpu.parallel_for(items, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const RowGroup& g = *(std::upper_bound(groups.begin(), groups.end(), i,
+                                             [](int64_t item, const RowGroup& g) { return item < g.first_item; }) -
+                            1);
+      // Neighbouring items share panels, which are then warm in the caches.
+      const int64_t parts = (g.num_rows + kItemRows - 1) / kItemRows, part = (i - g.first_item) % parts;
+      const int64_t first_panel = (i - g.first_item) / parts * chunk;
+      const int64_t first_row = g.first_row + g.num_rows * part / parts,
+                    end_row = g.first_row + g.num_rows * (part + 1) / parts;
+      run_item_of<W>({.x = x + first_row * x_stride,
+                      .x_stride = x_stride,
+                      .rows = end_row - first_row,
+                      .weight = reinterpret_cast<const uint32_t*>(g.weight),
+                      .panel_words = panel_words,
+                      .first_panel = first_panel,
+                      .end_panel = std::min(first_panel + chunk, panels),
+                      .out = m.out + first_row * m.out_features,
+                      .in_features = m.in_features,
+                      .out_features = m.out_features});
+    }
+  });
+}
+
+#if OPENMOE_ISA_LEVEL == 3
+// x rounded to nearest even in pairs, an odd last k paired with zero.
+inline const uint32_t* round_to_pairs(const Matmul& m, int64_t words, Cpu& cpu) {
+  auto* pairs = cpu.shared_scratch<uint32_t>(m.num_rows * words);
+  cpu.parallel_for(m.num_rows, rows_per_chunk(m.in_features), [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      const float* x = m.x + r * m.in_features;
+      uint32_t* to = pairs + r * words;
+      int64_t k = 0;
+      for (; k + 32 <= m.in_features; k += 32)
+        _mm512_storeu_si512(to + k / 2, (__m512i)_mm512_cvtne2ps_pbh(load(x + k + 16), load(x + k)));
+      for (; k < m.in_features; k += 2)
+        to[k / 2] = to_bf16(x[k]).bits | uint32_t{k + 1 < m.in_features ? to_bf16(x[k + 1]).bits : uint16_t{0}} << 16;
+    }
+  });
+  return pairs;
+}
+#endif
+
+// Groups without rows must be left out.
+inline void matmul(const Matmul& m, std::vector<RowGroup> groups, Cpu& cpu) {
+  if (m.weight_dtype == DType::f32) return run_groups<F32Weights>(m, m.x, m.in_features, groups, cpu);
+#if OPENMOE_ISA_LEVEL == 3
+  const int64_t words = (m.in_features + 1) / 2;
+  run_groups<Bf16PairWeights>(m, round_to_pairs(m, words, cpu), words, groups, cpu);
+#else
+  run_groups<Bf16Weights>(m, m.x, m.in_features, groups, cpu);
+#endif
+}
+
+}  // namespace openmoe::OPENMOE_ISA

@@ -1,0 +1,60 @@
+/** config.json of the released 8B (released-checkpoints.md). */
+export const RELEASED_8B = {
+  architectures: ['OpenMoeForCausalLM'],
+  model_type: 'llama',
+  hidden_size: 2048,
+  intermediate_size: 8192,
+  num_hidden_layers: 24,
+  num_attention_heads: 24,
+  num_key_value_heads: 24,
+  head_dim: 128,
+  num_experts: 32,
+  router_topk: 2,
+  moe_layer_interval: 6,
+  router_capacity_factor_train: 1.25,
+  router_capacity_factor_eval: 2.0,
+  router_min_capacity: 4,
+  router_drop_tks: true,
+  router_aux_loss_factor: 0.01,
+  router_z_loss_factor: 0.0001,
+  label_smoothing: 0.001,
+  rms_norm_eps: 1e-6,
+  layer_norm_epsilon: 1e-6,
+  rope_theta: 10000,
+  max_position_embeddings: 2048,
+  hidden_act: 'swiglu',
+  mlp_gated: true,
+  vocab_size: 256384,
+  tie_word_embeddings: false,
+  bos_token_id: 0,
+  eos_token_id: 1,
+  pad_token_id: 0,
+  torch_dtype: 'float32',
+}
+export const BASE = {
+  ...RELEASED_8B,
+  hidden_size: 768,
+  intermediate_size: 2048,
+  num_hidden_layers: 12,
+  num_attention_heads: 12,
+  num_key_value_heads: 12,
+  head_dim: 64,
+  num_experts: 16,
+  moe_layer_interval: 4,
+}
+export const LARGE = {
+  ...RELEASED_8B,
+  hidden_size: 3072,
+  intermediate_size: 12288,
+  num_hidden_layers: 32,
+  moe_layer_interval: 4,
+}
+
+/** Only what has no default. */
+export const MINIMAL = {
+  architectures: ['OpenMoeForCausalLM'],
+  hidden_size: 64,
+  intermediate_size: 96,
+  num_hidden_layers: 6,
+  num_attention_heads: 4,
+}
