@@ -14,6 +14,7 @@ export type ErrorCode =
   | 'ERR_OPENMOE_CONFIG' // config.json: unreadable, contradictory or unsupported
   | 'ERR_OPENMOE_NOT_OPENMOE' // a checkpoint of another architecture
   | 'ERR_OPENMOE_FILE_READ' // open, stat or pread failed
+  | 'ERR_OPENMOE_FILE_WRITE' // a file could not be written: disk, permissions
   | 'ERR_OPENMOE_FILE_TRUNCATED' // the file ends before its own description says
   | 'ERR_OPENMOE_SAFETENSORS_HEADER' // header length, encoding, JSON or field types
   | 'ERR_OPENMOE_SAFETENSORS_LAYOUT' // offsets: overlap, hole, out of range, not shape x dtype

@@ -57,7 +57,7 @@ export async function writeSafetensors(
     if (!(error instanceof Error) || !('syscall' in error)) throw error
     const reason = (error as NodeJS.ErrnoException).code ?? error.message
     const advice = 'Check the free space and the permissions of the folder.'
-    throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', `${target}: writing failed (${reason}). ${advice}`, {
+    throw new OpenMoeError('ERR_OPENMOE_FILE_WRITE', `${target}: writing failed (${reason}). ${advice}`, {
       cause: error,
     })
   }

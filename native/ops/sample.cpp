@@ -27,39 +27,41 @@ struct ChunkStats {
   double sum_exp;  // of logits relative to max_logit
 };
 
-// Working memory of one row, cut from one block.
-struct Workspace {
-  explicit Workspace(const Sample& a, std::byte* memory) : at(memory) {
-    const int64_t chunks = (a.vocab_size + kChunk - 1) / kChunk;
+// Working memory of one row, cut from one block; without a block it only measures.
+class Workspace {
+ public:
+  Workspace(const Sample& a, std::byte* block) : block_(block) {
+    const int64_t chunks = (a.vocab_size + kChunk - 1) / kChunk, touches = int64_t{a.max_history} + a.max_bias;
     mass = take<double>((chunks + 1) * kNumBuckets);
     count = take<int64_t>((chunks + 1) * kNumBuckets);
     members = take<Key>(a.vocab_size);
-    touched = take<uint64_t>(int64_t{a.max_history} + a.max_bias);
     top = take<Key>(chunks * a.num_top);
+    touched = take<uint64_t>(touches);
     stats = take<ChunkStats>(chunks);
-    edits = take<Edit>(int64_t{a.max_history} + a.max_bias);
+    edits = take<Edit>(touches);
   }
-  template <class T>
-  T* take(int64_t n) {
-    T* p = reinterpret_cast<T*>(at);
-    at += n * sizeof(T);
-    return p;
-  }
-  std::byte* at;
+  int64_t bytes() const { return bytes_; }
+
   double* mass;
   int64_t* count;
   Key *members, *top;
   uint64_t* touched;
   ChunkStats* stats;
   Edit* edits;
+
+ private:
+  template <class T>
+  T* take(int64_t n) {
+    T* p = block_ ? reinterpret_cast<T*>(block_ + bytes_) : nullptr;
+    bytes_ += n * sizeof(T);
+    return p;
+  }
+  std::byte* block_;
+  int64_t bytes_ = 0;
 };
 
-int64_t workspace_bytes(const Sample& a) {
-  return reinterpret_cast<intptr_t>(Workspace(a, nullptr).at);
-}
-
-// Uniform in [0, 1), 53 bits: Philox4x32-10 (Salmon et al., 2011) with the seed as its key and (position, choice) as its
-// counter. No state is kept, so neither neighbours nor the past of a sequence change a draw.
+// Uniform in [0, 1), 53 bits: Philox4x32-10 (Salmon et al., 2011) with the seed as its key and (position, choice) as
+// its counter. No state is kept, so neither neighbours nor the past of a sequence change a draw.
 double uniform(uint32_t seed_low, uint32_t seed_high, uint32_t choice, uint32_t position) {
   uint32_t c[4] = {position, choice, 0, 0};
   for (int round = 0; round < 10; ++round) {
@@ -93,7 +95,7 @@ class Row {
     const int32_t token = valid ? choose() : -1;
     a_.token.as<int32_t>()[row_] = token;
     a_.logprob.as<float>()[row_] = token < 0 ? kNaN : logprob(logits_[token]);
-    if (a_.num_top > 0 && a_.top_ids && a_.top_logprobs) write_top(valid);
+    if (a_.num_top > 0) write_top(valid);
   }
 
  private:
@@ -111,8 +113,8 @@ class Row {
   // The scores of n <= kBlock ids: the logits themselves where nothing touched them.
   const float* scores(int64_t first, int64_t n, float* buffer) const {
     const Edit* end = work_.edits + num_edits_;
-    const Edit* edit = std::partition_point(static_cast<const Edit*>(work_.edits), end,
-                                            [&](const Edit& e) { return e.id < first; });
+    const Edit* edit =
+        std::partition_point(static_cast<const Edit*>(work_.edits), end, [&](const Edit& e) { return e.id < first; });
     if (edit == end || edit->id >= first + n) return logits_ + first;
     std::copy_n(logits_ + first, n, buffer);
     for (; edit < end && edit->id < first + n; ++edit) buffer[edit->id - first] = edit->score;
@@ -175,18 +177,156 @@ class Row {
     for (int64_t first = begin; first < end; first += kBlock) {
       const int64_t n = std::min(kBlock, end - first);
       const float* s = scores(first, n, buffer);
-      // max(x, so far) passes over NaN; the sum below finds it.
-      max_logit = max_of(logits_ + first, n, max_logit);
-      max_score = s == logits_ + first ? max(max_of(s, n, set1(-kInfinity)), max_score) : max_of(s, n, max_score);
+      const Vec block = max_of(logits_ + first, n);
+      max_logit = max(block, max_logit);
+      max_score = max(s == logits_ + first ? block : max_of(s, n), max_score);
     }
     ChunkStats stats{reduce_max(max_logit), reduce_max(max_score), 0};
     const Weight weight(stats.max_logit > -kInfinity ? stats.max_logit : 0.0f, 1.0f);
     for (int64_t first = begin; first < end; first += kBlock) {
       Vec sum = zero();
-      for_vectors(std::min(kBlock, end - first), [&](int64_t i, auto lanes) {
-        sum = add(sum, keep(weight(load(logits_ + first + i, lanes)), lanes));
-      });
+      for_vectors(std::min(kBlock, end - first),
+                  [&](int64_t i, auto lanes) { sum = add(sum, weight(load_scores(logits_ + first + i, lanes))); });
       stats.sum_exp += reduce_add(sum);
     }
     return stats;
   }
+
+  // Passes over NaN, which the sum of exponentials finds.
+  static Vec max_of(const float* x, int64_t n) {
+    Vec largest = set1(-kInfinity);
+    for_vectors(n, [&](int64_t i, auto lanes) { largest = max(load_scores(x + i, lanes), largest); });
+    return largest;
+  }
+
+  int32_t choose() const {
+    const int32_t forced = ints_[sample_ints::forced_id];
+    if (forced >= 0) return forced < vocab_ ? forced : -1;
+    return floats_[sample_floats::temperature] > 0 ? draw() : greedy();
+  }
+
+  int32_t greedy() const {
+    const ChunkStats* stats = work_.stats;
+    int64_t first =
+        (std::find_if(stats, stats + chunks_, [&](const ChunkStats& s) { return s.max_score == best_; }) - stats) *
+        kChunk;
+    float buffer[kBlock];
+    for (;; first += kBlock) {
+      const int64_t n = std::min(kBlock, vocab_ - first);
+      const float* s = scores(first, n, buffer);
+      const float* found = std::find(s, s + n, best_);
+      if (found != s + n) return static_cast<int32_t>(first + (found - s));
+    }
+  }
+
+  int32_t draw() const {
+    const float temperature = floats_[sample_floats::temperature];
+    const Buckets buckets{vocab_, best_, Weight(best_, temperature), work_.mass, work_.count, work_.members};
+    const auto score_of_ids = [this](int64_t first, int64_t n, float* buffer) { return scores(first, n, buffer); };
+    const auto chunks = [this](auto&& body) { for_chunks(body); };
+    const auto shortest = [&](double mass, int64_t count) {
+      return find_prefix(buckets, mass, count, score_of_ids, chunks);
+    };
+
+    Prefix kept = fill_buckets(buckets, score_of_ids, chunks);
+    const int32_t top_k = ints_[sample_ints::top_k];
+    if (top_k > 0 && top_k < kept.count) kept = shortest(kInfinity, top_k);
+    const float top_p = floats_[sample_floats::top_p];
+    if (top_p < 1) kept = shortest(top_p * kept.mass, kept.count);
+    const float min_p = floats_[sample_floats::min_p];
+    if (min_p > 0) {
+      const float distance = static_cast<float>(-std::log(std::min(double{min_p}, 1.0)) * temperature);
+      const int64_t count = count_within(buckets, distance, score_of_ids, chunks);
+      if (count < kept.count) kept = shortest(kInfinity, count);
+    }
+    const double u = uniform(ints_[sample_ints::seed_low], ints_[sample_ints::seed_high], ints_[sample_ints::choice],
+                             ints_[sample_ints::position]);
+    return id_of(shortest(u * kept.mass, kept.count).last);
+  }
+
+  float logprob(float logit) const { return static_cast<float>(logit - log_sum_); }
+
+  void write_top(bool valid) const {
+    constexpr Key kNone = ~Key{0};  // behind every candidate; its id reads -1
+    const int64_t num_top = a_.num_top;
+    if (valid) {
+      for_chunks([&](int64_t chunk) { top_of_chunk(chunk, kNone); });
+      std::partial_sort(work_.top, work_.top + num_top, work_.top + chunks_ * num_top);
+    }
+    for (int64_t i = 0; i < num_top; ++i) {
+      const Key key = valid ? work_.top[i] : kNone;
+      a_.top_ids.as<int32_t>()[row_ * num_top + i] = id_of(key);
+      a_.top_logprobs.as<float>()[row_ * num_top + i] = key != kNone ? logprob(score_of(key))
+                                                        : valid      ? -kInfinity
+                                                                     : kNaN;
+    }
+  }
+
+  // The largest logits of a chunk, best first.
+  void top_of_chunk(int64_t chunk, Key none) const {
+    Key* top = work_.top + chunk * a_.num_top;
+    Key* last = top + a_.num_top - 1;
+    std::fill(top, last + 1, none);
+    const int64_t end = std::min(vocab_, (chunk + 1) * kChunk);
+    for (int64_t first = chunk * kChunk; first < end; first += kBlock) {
+      const int64_t n = std::min(kBlock, end - first);
+      if (key_of(reduce_max(max_of(logits_ + first, n)), first) > *last) continue;
+      for (int64_t id = first; id < first + n; ++id) {
+        const Key key = key_of(logits_[id], id);
+        if (key > *last) continue;
+        Key* at = std::upper_bound(top, last, key);
+        std::copy_backward(at, last, last + 1);
+        *at = key;
+      }
+    }
+  }
+
+  const Sample& a_;
+  Cpu& cpu_;
+  const int64_t row_;
+  const bool shared_;
+  const int64_t vocab_, chunks_;  // ids that may be chosen
+  const float* logits_;
+  const float* floats_;
+  const int32_t* ints_;
+  const Workspace work_;
+  int64_t num_edits_ = 0;
+  float best_ = 0, max_logit_ = 0;
+  double log_sum_ = 0;
+};
+
+void check_lengths(const Sample& a) {
+  const auto check = [&](int column, const char* name, int limit, const char* limit_name) {
+    for (int64_t row = 0; row < a.num_rows; ++row) {
+      const int32_t value = a.ints.as<int32_t>()[row * sample_ints::count + column];
+      if (value < 0 || value > limit)
+        fail_arg("ints[" + std::to_string(row) + "] has " + name + " " + std::to_string(value) + ", expected 0 to " +
+                 limit_name + " = " + std::to_string(limit));
+    }
+  };
+  check(sample_ints::history_length, "history_length", a.max_history, "max_history");
+  check(sample_ints::num_bias, "num_bias", a.max_bias, "max_bias");
+}
+
+}  // namespace
+
+void sample(const Sample& args, Cpu& cpu) {
+  Sample a = args;  // the sizes of absent tensors were not checked by anyone
+  if (!a.history) a.max_history = 0;
+  if (!a.bias_ids || !a.bias_values) a.max_bias = 0;
+  if (!a.top_ids || !a.top_logprobs) a.num_top = 0;
+  check_lengths(a);
+
+  const int64_t bytes = Workspace(a, nullptr).bytes();
+  if (a.vocab_size > kChunk && a.num_rows < 4 * cpu.num_threads()) {
+    std::byte* memory = cpu.shared_scratch<std::byte>(bytes);
+    for (int64_t row = 0; row < a.num_rows; ++row) Row(a, cpu, row, true, memory).run();
+    return;
+  }
+  cpu.parallel_for(a.num_rows, rows_per_chunk(a.vocab_size), [&](int64_t begin, int64_t end, int thread) {
+    std::byte* memory = cpu.scratch<std::byte>(thread, bytes);
+    for (int64_t row = begin; row < end; ++row) Row(a, cpu, row, false, memory).run();
+  });
+}
+
+}  // namespace openmoe::OPENMOE_ISA

@@ -26,9 +26,11 @@ inline constexpr int kTileRows = 3, kAccumulators = 12;
 
 // A panel's weights over a block of k (16 KiB) stay in L1 while the rows of an item pass by.
 inline constexpr int64_t kBlockWords = 128;
+// Widening bf16 inside the largest tile needs more than 16 registers, so there a block is widened once for all rows.
+inline constexpr bool kWidenBlocks = OPENMOE_ISA_LEVEL < 2;
 // The rows of an item over a block of k (48 or 96 KiB of x) stay in L2 while its panels pass by.
 inline constexpr int64_t kItemRows = 96;
-// With few rows a panel is a stream from memory, and hardware prefetch pauses at every 4 KiB page.
+// A single tile streams its panels from memory, and hardware prefetch pauses at every 4 KiB page.
 inline constexpr int64_t kPrefetchWords = 1024;
 
 // Both layouts are [words of k][32 columns] of 32-bit words: one f32, or two bf16 neighbours in k. The types below say
@@ -131,6 +133,7 @@ struct Tile {
   float* out;
   int64_t out_stride;
   int64_t num_k;
+  int64_t prefetch_words;
   bool resume;  // the chains go on from `out`
 };
 
@@ -146,8 +149,8 @@ void run_tile(const Tile<typename W::X>& t) {
   const uint32_t* word = t.word;
   int64_t k = t.num_k;
   for (; k >= W::kPerWord; k -= W::kPerWord, x += W::kXPerWord, word += kPanel) {
-    if constexpr (Rows * Vectors <= kAccumulators)
-      for (int v = 0; v < Vectors; v += 16 / kLanes) __builtin_prefetch(column(word, v, t.panel_words) + kPrefetchWords);
+    for (int v = 0; v < Vectors; v += 16 / kLanes)
+      __builtin_prefetch(column(word, v, t.panel_words) + t.prefetch_words);
     W::add_word(sum, x, t.x_stride, word, t.panel_words);
   }
   if constexpr (W::kPerWord > W::kXPerWord) {
@@ -201,42 +204,75 @@ struct Item {
   int64_t in_features, out_features;
 };
 
+// All rows of an item times the panel at `word` (and its neighbour, in wide column groups) over a block of k.
 template <int Vectors, class W>
-void run_item(const Item<typename W::X>& m) {
+void run_panel(const Item<typename W::X>& m, int64_t panel, const uint32_t* word, int64_t k, int64_t num_k) {
   constexpr int kColumns = Vectors * kLanes;
   const int64_t tiles = (m.rows + kTileRows - 1) / kTileRows, tile_rows = m.rows / tiles, longer = m.rows % tiles;
-  const int64_t words = (m.in_features + W::kPerWord - 1) / W::kPerWord;
-  const int64_t block = tiles == 1 ? std::max<int64_t>(words, 1) : kBlockWords;
-  for (int64_t word = 0; word == 0 || word < words; word += block) {
-    for (int64_t c = m.first_panel * kPanel, end = m.end_panel * kPanel; c < end;) {
-      const int64_t columns = std::min<int64_t>(kColumns, m.out_features - c);
-      if (columns <= 0) break;
-      Tile<typename W::X> t{.x = m.x + word * W::kXPerWord,
-                            .x_stride = m.x_stride,
-                            .word = m.weight + c / kPanel * m.panel_words + word * kPanel + c % kPanel,
-                            .panel_words = m.panel_words,
-                            .out = m.out + c,
-                            .out_stride = m.out_features,
-                            .num_k = std::min(block * W::kPerWord, m.in_features - word * W::kPerWord),
-                            .resume = word > 0};
-      const bool narrow = kColumns > kPanel && end - c < kColumns;
-      for (int64_t i = 0; i < tiles; ++i) {
-        const int64_t rows = tile_rows + (i < longer);
-        if (narrow)
-          run_edge_tile<Vectors / 2, W>(rows, std::min<int64_t>(columns, kColumns / 2), t);
-        else if (columns < kColumns)
-          run_edge_tile<Vectors, W>(rows, columns, t);
-        else
-          run_tile_of<Vectors, W>(rows, t);
-        t.x += rows * m.x_stride, t.out += rows * m.out_features;
+  const int64_t end = std::min((panel + std::max(1, kColumns / kPanel)) * kPanel, m.out_features);
+  for (int64_t c = panel * kPanel; c < end; c += kColumns) {
+    Tile<typename W::X> t{.x = m.x + k / W::kPerWord * W::kXPerWord,
+                          .x_stride = m.x_stride,
+                          .word = word + c % kPanel,
+                          .panel_words = m.panel_words,
+                          .out = m.out + c,
+                          .out_stride = m.out_features,
+                          .num_k = num_k,
+                          .prefetch_words = tiles == 1 ? kPrefetchWords : kBlockWords * kPanel,
+                          .resume = k > 0};
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t rows = tile_rows + (i < longer);
+      if (end - c < kColumns)
+        run_edge_tile<Vectors, W>(rows, end - c, t);
+      else
+        run_tile_of<Vectors, W>(rows, t);
+      t.x += rows * m.x_stride, t.out += rows * m.out_features;
+      t.prefetch_words = 0;
+    }
+  }
+}
+
+inline void widen_panel(const uint32_t* from, int64_t words, float* to) {
+  for (int64_t i = 0; i < words; ++i, from += kPanel, to += 2 * kPanel)
+    for (int c = 0; c < kPanel; c += kLanes) {
+      Vec even, odd;
+      load_pairs(reinterpret_cast<const bf16*>(from + c), even, odd);
+      store(to + c, even);
+      store(to + kPanel + c, odd);
+    }
+}
+
+template <int Vectors, class W>
+void run_item(const Item<typename W::X>& m) {
+  constexpr int64_t kGroupPanels = std::max(1, Vectors * kLanes / kPanel);
+  constexpr bool kWiden = kWidenBlocks && std::is_same_v<W, Bf16Weights>;
+  const bool one_tile = m.rows <= kTileRows;
+  const int64_t block = one_tile ? std::max<int64_t>(m.in_features, 1) : kBlockWords * (kWiden ? 1 : W::kPerWord);
+  for (int64_t k = 0; k == 0 || k < m.in_features; k += block) {
+    const int64_t num_k = std::min(block, m.in_features - k);
+    for (int64_t panel = m.first_panel; panel < m.end_panel; panel += kGroupPanels) {
+      const uint32_t* word = m.weight + panel * m.panel_words + k / W::kPerWord * kPanel;
+      if constexpr (kWiden) {
+        if (!one_tile) {
+          alignas(64) float wide[kBlockWords * kPanel];
+          widen_panel(word, (num_k + 1) / 2, wide);
+          run_panel<Vectors, F32Weights>(m, panel, reinterpret_cast<const uint32_t*>(wide), k, num_k);
+          continue;
+        }
       }
-      c += kColumns;
+      if constexpr (kGroupPanels > 1) {
+        if (panel + 1 == m.end_panel) {
+          run_panel<Vectors / 2, W>(m, panel, word, k, num_k);
+          continue;
+        }
+      }
+      run_panel<Vectors, W>(m, panel, word, k, num_k);
     }
   }
 }
 
 // Few rows take wide column groups: enough independent chains to hide the latency of the multiply-add.
-template <class W, int Vectors = 64 / kLanes>
+template <class W, int Vectors = std::min(64 / kLanes, 8)>
 void run_item_of(const Item<typename W::X>& m) {
   if constexpr (Vectors > 2) {
     if (std::min<int64_t>(m.rows, kTileRows) * Vectors > kAccumulators) return run_item_of<W, Vectors / 2>(m);
@@ -257,7 +293,8 @@ void run_groups(const Matmul& m, const typename W::X* x, int64_t x_stride, std::
   const int64_t panel_words = words * kPanel;
   int64_t row_chunks = 0;
   for (const RowGroup& g : groups) row_chunks += (g.num_rows + kItemRows - 1) / kItemRows;
-  // Up to 64 KiB of weights an item, and 8 items a thread where there is that much to do. Even, for groups of two panels.
+  // Up to 64 KiB of weights an item, and 8 items a thread where there is that much to do. Even, for groups of two
+  // panels.
   const int64_t by_size = std::max<int64_t>(2, 16384 / std::max<int64_t>(panel_words, 1));
   const int64_t by_count = panels * row_chunks / (8 * cpu.num_threads());
   const int64_t chunk = std::max<int64_t>(2, std::max(by_size, std::min<int64_t>(by_count, 8)) / 2 * 2);

@@ -16,8 +16,8 @@ struct Roof {
   const char* instructions;
 };
 
-// Measures slices of about a millisecond on threads of its own for `seconds` (memory kinds take half a second more to
-// fill 1 GiB). Blocks. Throws Error OUT_OF_MEMORY.
+// Measures slices of about a millisecond on threads of its own for `seconds`, up to 5 times that on a busy machine
+// (memory kinds take half a second more to fill 1 GiB). Blocks. Throws Error OUT_OF_MEMORY.
 Roof measure_roof(RoofKind kind, int num_threads, double seconds);
 
 }  // namespace openmoe

@@ -41,16 +41,25 @@ inline float score_of(Key key) {
 // exp((score - best) / temperature), and exactly zero from e^-87 down, so that a banned id is never a candidate.
 class Weight {
  public:
-  // The division is a multiplication that cannot give 0 * infinity for the best score, however small the temperature.
-  Weight(float best, float temperature)
-      : best_(set1(best)), scale_(set1(std::min(1.0f / temperature, std::numeric_limits<float>::max()))) {}
-  Vec operator()(Vec score) const {
-    return max(zero(), sub(exp(mul(sub(score, best_), scale_)), exp(set1(-87.0f))));
+  // The factor is neither zero nor infinite, so that no temperature makes NaN of the best score or of a banned one.
+  Weight(float best, float temperature) : best_(set1(best)) {
+    using Limits = std::numeric_limits<float>;
+    scale_ = set1(std::clamp(1.0f / temperature, Limits::min(), Limits::max()));
   }
+  Vec operator()(Vec score) const { return max(zero(), sub(exp(mul(sub(score, best_), scale_)), exp(set1(-87.0f)))); }
 
  private:
   Vec best_, scale_;
 };
+
+// Loads with -infinity past the end: the neutral score.
+inline Vec load_scores(const float* p, Full) { return load(p); }
+inline Vec load_scores(const float* p, Tail t) {
+  float lanes[kLanes];
+  std::fill_n(lanes, kLanes, -kInfinity);
+  std::copy_n(p, t.n, lanes);
+  return load(lanes);
+}
 
 // Where a prefix ends: its last candidate, and what lies in it.
 struct Prefix {
@@ -180,8 +189,8 @@ inline int64_t count_within(const Buckets& b, float distance, const Scores& scor
   int64_t count = 0;
   for (int i = 0; i < bucket; ++i) count += b.total_count()[i];
   const int64_t members = collect(b, bucket, scores, for_chunks);
-  return count + std::count_if(b.members, b.members + members,
-                               [&](Key key) { return b.best - score_of(key) <= distance; });
+  return count +
+         std::count_if(b.members, b.members + members, [&](Key key) { return b.best - score_of(key) <= distance; });
 }
 
 }  // namespace openmoe::OPENMOE_ISA

@@ -140,6 +140,7 @@ describe('a model that normalises', async () => {
 
   it('keeps user-defined symbols whole', () => {
     expect(tokenizer.encode('a<sep>b')).toContain(tokenizer.pieceToId('<sep>'))
+    expect(tokenizer.decode(tokenizer.encode('⑲⑳'))).toBe('19⑳')
   })
 })
 

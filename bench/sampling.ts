@@ -1,0 +1,127 @@
+// How a recording is timed: compiled once, run often, its kernels timed on the device's own thread.
+import { readFileSync } from 'node:fs'
+import { Bench } from 'tinybench'
+import type { Device, Results } from '../lib/device.ts'
+import { add } from '../lib/ops/add.ts'
+import type { Program } from '../lib/program.ts'
+import type { Tensor } from '../lib/tensor.ts'
+
+export interface Timing {
+  medianUs: number
+  p10Us: number
+  p90Us: number
+  samples: number
+  /** Share of the samples in which no thread of this process was pushed off its core. */
+  undisturbed: number
+}
+
+export interface Sample {
+  us: number
+  /** Involuntary context switches of this process while it was taken. */
+  switches: number
+}
+
+// Shorter than this, and a sample is mostly the clock.
+const MIN_SAMPLE_US = 20
+const MAX_REPEATS = 64
+const MIN_UNDISTURBED = 7
+
+/** Calls `once` for a while, and takes the duration it returns, in microseconds, for its own. */
+export async function collect(
+  once: () => Promise<number>,
+  budget: { milliseconds: number; samples: number },
+): Promise<Timing> {
+  const samples: Sample[] = []
+  const bench = new Bench({ time: budget.milliseconds, iterations: budget.samples, warmup: false, throws: true })
+  bench.add('sample', async () => {
+    const before = process.resourceUsage().involuntaryContextSwitches
+    const start = bench.now()
+    const us = await once()
+    const spent = bench.now() - start
+    samples.push({ us, switches: process.resourceUsage().involuntaryContextSwitches - before })
+    return { overriddenDuration: us / 1000, overriddenIterationCost: spent }
+  })
+  await once() // touches memory and grows scratch
+  await bench.run()
+  return summarise(samples.slice(-(bench.tasks[0]?.runs ?? samples.length)))
+}
+
+/** Other work on the machine disturbs some samples; while enough are left, those do not count. */
+export function summarise(samples: readonly Sample[]): Timing {
+  const undisturbed = samples.filter(({ switches }) => switches === 0)
+  const counted = undisturbed.length >= MIN_UNDISTURBED ? undisturbed : samples
+  const sorted = counted.map(({ us }) => us).sort((a, b) => a - b)
+  return {
+    medianUs: quantile(sorted, 0.5),
+    p10Us: quantile(sorted, 0.1),
+    p90Us: quantile(sorted, 0.9),
+    samples: counted.length,
+    undisturbed: undisturbed.length / samples.length,
+  }
+}
+
+export function quantile(sorted: readonly number[], q: number): number {
+  const at = q * (sorted.length - 1)
+  const low = sorted[Math.floor(at)] ?? NaN
+  return low + (at - Math.floor(at)) * ((sorted[Math.ceil(at)] ?? NaN) - low)
+}
+
+/** Fills the caches with something else: what a decode step finds of an op's weights. */
+export interface Evictor {
+  record(p: Program): void
+  dispose(): void
+}
+
+export async function makeEvictor(device: Device): Promise<Evictor> {
+  // Reads two tensors as large as the last cache and writes a third.
+  const shape = [lastCacheBytes() / 4096, 1024]
+  const make = async (): Promise<Tensor> => {
+    const tensor = device.empty('f32', shape)
+    await device.write(tensor, new Float32Array(shape[0]! * shape[1]!).fill(1)) // untouched pages are no memory
+    return tensor
+  }
+  const [a, b] = [await make(), await make()]
+  return {
+    record: (p) => void add(p, a, b),
+    dispose: () => [a, b].forEach((tensor) => device.free(tensor)),
+  }
+}
+
+function lastCacheBytes(): number {
+  try {
+    const text = readFileSync('/sys/devices/system/cpu/cpu0/cache/index3/size', 'utf8')
+    return Math.max(8 << 20, parseInt(text) * 1024)
+  } catch {
+    return 64 << 20
+  }
+}
+
+/**
+ * Kernel time of what `record` records, without the hop to the device's thread and back: repeated inside one program,
+ * as ops follow each other in a step, until a sample is long enough; with an evictor, from cold caches each time.
+ */
+export async function timeRecording(
+  device: Device,
+  record: (p: Program) => unknown,
+  evictor: Evictor | null,
+  budget: { milliseconds: number; samples: number },
+): Promise<Timing> {
+  const compile = (repeats: number) =>
+    device.compile((p): Results => {
+      for (let i = 0; i < repeats; i++) {
+        if (evictor) p.scope('evict', () => evictor.record(p))
+        p.scope('case', () => record(p))
+      }
+      return [] // copying results to the host is no part of the op
+    })
+  const timed = async (program: ReturnType<typeof compile>): Promise<number> => {
+    const { profile = [] } = await program.run({}, { profile: true })
+    return profile.reduce((sum, { label, microseconds }) => sum + (label.startsWith('case.') ? microseconds : 0), 0)
+  }
+  const single = compile(1)
+  await timed(single)
+  const estimate = Math.max(0.05, Math.min(await timed(single), await timed(single)))
+  const repeats = Math.min(MAX_REPEATS, Math.ceil(MIN_SAMPLE_US / estimate))
+  const program = repeats === 1 ? single : compile(repeats)
+  return collect(async () => (await timed(program)) / repeats, budget)
+}

@@ -1,0 +1,82 @@
+// The native tests under ASan + UBSan and under TSan, the addon's tests under ASan, and proof that a planted bug is
+// caught. Usage: npm run sanitize [address|thread|addon ...]
+import { spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, realpathSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { basename, dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = resolve(dirname(fileURLToPath(import.meta.url)), '..')
+const wanted = process.argv.slice(2)
+const wants = (name) => wanted.length === 0 || wanted.includes(name)
+let failed = 0
+
+if (wants('address')) nativeTests('address', 'address,undefined', 'overflow')
+if (wants('thread')) nativeTests('thread', 'thread', 'race')
+if (wants('addon')) addonTests()
+process.exit(failed === 0 ? 0 : 1)
+
+/** Builds tests/native with a sanitizer, runs every executable, then one with a planted bug, which must fail. */
+function nativeTests(name, sanitizers, bug) {
+  const folder = build(name, sanitizers, ['-DOPENMOE_TESTS=ON'])
+  const programs = readdirSync(join(root, 'tests', 'native'))
+    .filter((file) => file.endsWith('.cpp'))
+    .map((file) => join(folder, basename(file, '.cpp')))
+  for (const program of programs) expect(`${name}: ${basename(program)}`, run(program, []), true)
+  const planted = join(folder, 'thread_pool_test')
+  expect(`${name}: planted ${bug} is caught`, run(planted, [`--plant=${bug}`]), false)
+}
+
+/** The op and tokenizer tests against an ASan build of the addon, inside the stock node. */
+function addonTests() {
+  const folder = build('address', 'address,undefined', ['-DOPENMOE_TESTS=ON'])
+  const library = (name) => realpathSync(output('g++', [`-print-file-name=${name}`]))
+  const status = run('npx', ['vitest', 'run', 'tests/ops', 'tests/tokenizer'], {
+    OPENMOE_NATIVE_PATH: join(folder, 'openmoe.node'),
+    // libstdc++ after libasan, so that exceptions are intercepted; leaks are node's own at exit
+    LD_PRELOAD: `${library('libasan.so')} ${library('libstdc++.so')}`,
+    ASAN_OPTIONS: 'detect_leaks=0:exitcode=99',
+  })
+  expect('address: addon tests', status, true)
+}
+
+function build(name, sanitizers, options) {
+  const folder = join(root, 'build', `sanitize-${name}`)
+  const configured = spawnSync(
+    'cmake',
+    ['-S', root, '-B', folder, '-DCMAKE_BUILD_TYPE=Debug', `-DOPENMOE_SANITIZE=${sanitizers}`, ...options],
+    { stdio: ['ignore', 'ignore', 'inherit'] },
+  )
+  const built =
+    configured.status === 0 &&
+    spawnSync('cmake', ['--build', folder, '-j', String(availableParallelism())], {
+      stdio: ['ignore', 'ignore', 'inherit'],
+    }).status === 0
+  if (!built || !existsSync(folder)) {
+    console.error(`sanitize: the ${name} build failed`)
+    process.exit(1)
+  }
+  return folder
+}
+
+function run(command, args, env = {}) {
+  const result = spawnSync(command, args, {
+    cwd: root,
+    encoding: 'utf8',
+    env: { ...process.env, TSAN_OPTIONS: 'halt_on_error=1', UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1', ...env },
+  })
+  return { ok: result.status === 0, text: `${result.stdout}${result.stderr}` }
+}
+
+function expect(what, { ok, text }, wantOk) {
+  if (ok === wantOk) {
+    console.log(`ok   ${what}`)
+    return
+  }
+  failed++
+  console.log(`FAIL ${what}\n${text}`)
+}
+
+function output(command, args) {
+  return spawnSync(command, args, { encoding: 'utf8' }).stdout.trim()
+}
