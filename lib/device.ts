@@ -224,6 +224,8 @@ export class Device {
  * Opens a device. `'auto'` is a GPU when one can be used, else the CPU; this build has the CPU backend only.
  * @throws OpenMoeError ERR_OPENMOE_DEVICE_UNAVAILABLE when the device or instruction set is not there
  */
+// Async, because opening a GPU will take time.
+// eslint-disable-next-line @typescript-eslint/require-await
 export async function openDevice(name: string = 'auto', options: DeviceOptions = {}): Promise<Device> {
   if (name !== 'auto' && name !== 'cpu') {
     const cuda = /^cuda(:\d+)?$/.test(name)

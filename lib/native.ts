@@ -112,9 +112,9 @@ let loaded: NativeModule | undefined
 
 /** The addon, loaded on first use so that `import 'openmoe'` never throws. */
 export const native: NativeModule = new Proxy({} as NativeModule, {
-  get: (_, name) => {
+  get: (_, name): unknown => {
     loaded ??= load()
-    return loaded[name as keyof NativeModule]
+    return Reflect.get(loaded, name)
   },
 })
 

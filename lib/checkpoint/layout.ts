@@ -98,7 +98,7 @@ export function resolveParameters(
 interface StoredTensor {
   name: string
   sides: Side[] // of the stored shape, which may be transposed or stacked
-  view(entry: TensorEntry): MatrixSource[]
+  view: (entry: TensorEntry) => MatrixSource[]
 }
 
 const SIMPLE_NAMES: Record<string, string> = {

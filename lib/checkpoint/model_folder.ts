@@ -36,7 +36,7 @@ export function notFound(path: string, message: string, cause?: unknown): OpenMo
 export function fileNameProblem(name: string): string | undefined {
   if (name === '' || name === '.' || name === '..') return 'it is no file name'
   if (/[/\\]/.test(name)) return 'it has a path separator, and weights lie directly in the model folder'
-  if (/[\u0000-\u001f]/.test(name)) return 'it has a control character'
+  if ([...name].some((character) => character < ' ')) return 'it has a control character'
   if (Buffer.byteLength(name) > 255) return 'it is longer than a file name can be'
   return undefined
 }

@@ -49,9 +49,14 @@ export function formatBytes(bytes: number): string {
   return `${unit === 0 ? bytes : bytes.toPrecision(3)} ${units[unit]}`
 }
 
+let interrupt: AbortController | undefined
+
 /** Aborts on Ctrl-C; a second one kills, as always. */
 export function interruptSignal(): AbortSignal {
-  const controller = new AbortController()
-  process.once('SIGINT', () => controller.abort())
-  return controller.signal
+  if (!interrupt) {
+    const controller = new AbortController()
+    process.once('SIGINT', () => controller.abort())
+    interrupt = controller
+  }
+  return interrupt.signal
 }

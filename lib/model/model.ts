@@ -215,6 +215,9 @@ export class Model {
     }
     const { tokenizer } = this.parts
     const isUmT5 = END_PIECES.every(([id, piece]) => tokenizer?.idToPiece(id) === piece)
+    // The prompt goes through the decoder first: a blank before the first new word belongs to the text.
+    const decoder = tokenizer?.decoder()
+    decoder?.push(prompt)
     const generation = new Generation(this.engine, {
       prompt,
       maxTokens,
@@ -222,7 +225,7 @@ export class Model {
       eosIds: [this.config.eosTokenId],
       endIds: isUmT5 ? END_PIECES.map(([id]) => id) : [],
       stops: checked.ignoreEos ? [] : [END_TEXT],
-      decoder: tokenizer?.decoder(),
+      decoder,
     })
     void generation.result.then(
       ({ usage }) => {

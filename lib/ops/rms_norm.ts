@@ -9,7 +9,10 @@ import { expectTensor } from './checks.ts'
  * @returns f32 [num_tokens, hidden_size]
  */
 export function rmsNorm(p: Program, x: TensorLike, weight: TensorLike, eps = 1e-6): Tensor {
-  const [numTokens = 0, hiddenSize = 0] = expectTensor('rms_norm', 'x', x, 'f32', ['num_tokens', 'hidden_size'])
+  const [numTokens = 0, hiddenSize = 0] = expectTensor('rms_norm', 'x', x, 'f32', [
+    'num_tokens',
+    'hidden_size',
+  ])
   expectTensor('rms_norm', 'weight', weight, 'f32', [hiddenSize])
   const out = p.alloc('f32', [numTokens, hiddenSize])
   p.record('rms_norm', { x: p.use(x), weight: p.use(weight), out }, { numTokens, hiddenSize, eps })

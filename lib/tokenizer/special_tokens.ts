@@ -2,7 +2,7 @@
  * Special tokens as tokenizer_config.json and special_tokens_map.json declare them. Both files are optional: a
  * spiece.model alone has its control pieces.
  */
-import { Fields, isObject, kindOf, tokenizerError, type Json, type JsonObject } from './json_file.ts'
+import { Fields, isObject, kindOf, tokenizerError, type Json } from './json_file.ts'
 import { readAddedToken } from './tokenizer_json.ts'
 
 export interface AddedToken {
@@ -108,6 +108,6 @@ export function readChatTemplate(config: Fields | undefined): string | undefined
   const value = config?.object['chat_template']
   if (value === undefined || value === null || typeof value === 'string') return value ?? undefined
   const templates = config!.children('chat_template')
-  const chosen = templates.find((t) => (t.object as JsonObject)['name'] === 'default') ?? templates[0]
+  const chosen = templates.find((t) => (t.object)['name'] === 'default') ?? templates[0]
   return chosen?.string('template')
 }

@@ -88,7 +88,7 @@ export class Tokenizer {
     this.padId = id(declared.pad, tokenizer.padId)
     this.eosId = id(declared.eos, tokenizer.eosId)
     // T5 has no BOS, and OpenMoE's T5 tokenizer starts a text with the pad token, whatever else the model calls <s>.
-    const isT5 = /T5|OpenMoe/i.test(String(config?.object['tokenizer_class'] ?? ''))
+    const isT5 = /T5|OpenMoe/i.test(JSON.stringify(config?.object['tokenizer_class'] ?? ''))
     const leading = isT5 ? undefined : (declared.bos ?? json?.leadingToken)
     this.bosId = id(leading, this.padId >= 0 ? this.padId : tokenizer.bosId)
     this.#addBos = (config?.boolean('add_bos_token', true) ?? true) && this.bosId >= 0

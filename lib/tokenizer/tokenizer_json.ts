@@ -140,7 +140,7 @@ function readVocabulary(model: Fields, addedTokens: AddedToken[]): Vocabulary {
   if (unkId >= vocab.length) model.fail('unk_id', `an id below the ${vocab.length} pieces of vocab`)
   const byteFallback = model.boolean('byte_fallback', false)
 
-  const texts: string[] = new Array(vocab.length)
+  const texts = new Array<string>(vocab.length)
   const scores = new Float32Array(vocab.length)
   const types = new Uint8Array(vocab.length).fill(PieceType.normal)
   for (let id = 0; id < vocab.length; id++) {

@@ -1,11 +1,10 @@
 import { expect, it } from 'vitest'
-import { widenBfloat16 } from '../../lib/checkpoint/safetensors.ts'
 import { kvAppend, type BatchLayout, type KvPages } from '../../lib/ops/kv_append.ts'
 import { add } from '../../lib/ops/add.ts'
 import { type HostTensor, tensor } from '../../lib/tensor.ts'
 import { keyIndex, kvAppend as reference, valueIndex } from '../reference/kv_append.ts'
 import { expectError } from '../support/expect_error.ts'
-import { expectSameBits, throughBf16 } from '../support/op_fixture.ts'
+import { expectSameBits, toBf16 } from '../support/op_fixture.ts'
 import { freeCache, layoutOf, newCache, type Rows, shuffledPages } from '../support/paged_cache.ts'
 import { describeOp, f32, i32, randomTensor } from './describe_op.ts'
 
@@ -65,7 +64,7 @@ describeOp('kv_append', ({ run, device }) => {
         ] as const) {
           const { data } = await device().read(actual)
           if (dtype === 'f32') expectSameBits(data, Float32Array.from(values))
-          else expect(widenBfloat16(data as Uint16Array)).toEqual(throughBf16(values))
+          else expectSameBits(data, toBf16(values))
         }
         freeCache(device(), cache)
       }

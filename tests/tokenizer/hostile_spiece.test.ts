@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { callNative, native } from '../../lib/native.ts'
 import { loadFiles, nfkc, tiny } from './folders.ts'
-import { basePieces, writeSpiece, type SpiecePiece } from './spiece_file.ts'
+import { basePieces, writeSpiece } from './spiece_file.ts'
 
 const tokenizerCode = expect.objectContaining({ name: 'OpenMoeError', code: 'ERR_OPENMOE_TOKENIZER' })
 const files = [nfkc, tiny].map((folder) => readFileSync(join(folder, 'spiece.model')))
@@ -85,7 +85,7 @@ describe('a damaged spiece.model', () => {
     fc.assert(
       fc.property(random, ({ base, pieces, ...rest }) => {
         const all = [...(base ? basePieces(rest.byteFallback) : []), { text: 'a', score: -1 }, ...pieces]
-        if (survives(writeSpiece({ ...rest, pieces: all as SpiecePiece[] }))) working++
+        if (survives(writeSpiece({ ...rest, pieces: all }))) working++
       }),
       { numRuns: 500 },
     )
