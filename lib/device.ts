@@ -70,6 +70,11 @@ export class CompiledProgram<R extends Results> {
     return native.programBytes(this.handle)
   }
 
+  /** Lets go of the weights it uses. Runs in flight finish. */
+  dispose(): void {
+    native.freeProgram(this.handle)
+  }
+
   async run(
     inputs: Record<string, TypedArray> = {},
     options: { profile?: boolean } = {},
@@ -121,7 +126,12 @@ export class Device {
 
   /** Records `body`, runs it once and returns what it returned, as host tensors. */
   async run<R extends Results>(body: (p: Program) => R, options: RunOptions = {}): Promise<HostResults<R>> {
-    return (await this.compile(body, options).run({}, options)).values
+    const program = this.compile(body, options)
+    try {
+      return (await program.run({}, options)).values
+    } finally {
+      program.dispose()
+    }
   }
 
   /** Records `body` without running it. */

@@ -74,6 +74,7 @@ interface NativeDeviceModule {
     labels: string[],
   ): NativeProgram
   programBytes(program: NativeProgram): number
+  freeProgram(program: NativeProgram): void
   run(
     device: NativeDevice,
     program: NativeProgram,

@@ -36,7 +36,7 @@ export async function benchModel(context: BenchContext, dtype: WeightDtype): Pro
   const started = performance.now()
   const { weights, allocated } = await randomWeights(device, config, dtype)
   const seconds = ((performance.now() - started) / 1000).toFixed(1)
-  context.progress(`model ${context.shape} ${dtype}: ${(weights.bytes / 1e9).toFixed(2)} GB of weights in ${seconds} s`)
+  context.progress(`model ${context.shape} ${dtype}: ${(weights.tensors.reduce((sum, tensor) => sum + tensor.bytes, 0) / 1e9).toFixed(2)} GB of weights in ${seconds} s`)
   const longest = Math.max(CONTEXT + 1, ...PREFILL_TOKENS)
   const cache = new KvCache(device, {
     numLayers: config.numHiddenLayers,

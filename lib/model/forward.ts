@@ -58,8 +58,8 @@ export async function forward(
     dtype: model.kvDtype,
     numPages: pagesOf.reduce((a, b) => a + b, 0),
   })
+  const runner = new ModelRunner(device, config, model.weights, cache)
   try {
-    const runner = new ModelRunner(device, config, model.weights, cache)
     const steps = sequences.map((ids): SequenceStep => ({
       ids,
       position: 0,
@@ -82,6 +82,7 @@ export async function forward(
           : undefined,
     }
   } finally {
+    runner.dispose()
     cache.dispose()
   }
 }

@@ -56,6 +56,7 @@ export class Model {
   private readonly device: Device
   private readonly weights: ModelWeights
   private readonly cache: KvCache
+  private readonly runner: ModelRunner
   private readonly engine: Engine
   private readonly parts: ModelParts
   private readonly routing: RoutingStatistics
@@ -82,8 +83,8 @@ export class Model {
       numPages: maxSequences * Math.ceil(this.maxContext / PAGE_TOKENS),
     })
     this.routing = new RoutingStatistics(config.numExperts)
-    const runner = new ModelRunner(device, config, weights, this.cache)
-    this.engine = new Engine(runner, this.cache, {
+    this.runner = new ModelRunner(device, config, weights, this.cache)
+    this.engine = new Engine(this.runner, this.cache, {
       expertCapacity: this.expertCapacity,
       maxContext: this.maxContext,
       vocabLimit: Math.min(config.vocabSize, parts.tokenizer?.vocabSize ?? config.vocabSize),
@@ -108,7 +109,11 @@ export class Model {
   /** Bytes on the device. */
   get memory(): { weights: number; cache: number; cacheUsed: number } {
     const { total, used } = this.cache.bytes
-    return { weights: this.weights.bytes, cache: total, cacheUsed: used }
+    return {
+      weights: this.weights.tensors.reduce((sum, tensor) => sum + tensor.bytes, 0),
+      cache: total,
+      cacheUsed: used,
+    }
   }
 
   stats(): ModelStats {
@@ -179,8 +184,12 @@ export class Model {
 
   private async close(): Promise<void> {
     const error = new OpenMoeError('ERR_OPENMOE_DISPOSED', 'The model was disposed.')
-    // Closing the device stops the step in flight; the engine's end waits for exactly that.
-    await Promise.all([this.engine.close(error), this.device.dispose()])
+    const ended = this.engine.close(error)
+    // Queued behind the step in flight, which closing the device stops; the engine's end waits for exactly that.
+    this.runner.dispose()
+    this.cache.dispose()
+    for (const tensor of this.weights.tensors) this.device.free(tensor)
+    await Promise.all([ended, this.device.dispose()])
   }
 
   /** Argument errors of async methods reject, they do not throw. */

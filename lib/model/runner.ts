@@ -72,9 +72,15 @@ export class ModelRunner {
     this.cache = cache
   }
 
+  /** Lets go of the recordings, and so of the weights. */
+  dispose(): void {
+    for (const program of this.kept.values()) program.dispose()
+    this.kept.clear()
+  }
+
   async step(sequences: readonly SequenceStep[], options: StepOptions): Promise<StepResult> {
     const { inputs, shape, capacityPerGroup } = this.layOut(sequences, options.expertCapacity)
-    const program = this.programFor(shape, options)
+    const { program, kept } = this.programFor(shape, options)
     const { sampling } = options
     if (sampling) {
       inputs.sample_floats = sampling.floats
@@ -85,7 +91,9 @@ export class ModelRunner {
         inputs.bias_values = sampling.bias.values
       }
     }
-    const { values, taps } = await program.run(inputs)
+    const { values, taps } = await program.run(inputs).finally(() => {
+      if (!kept) program.dispose()
+    })
     const tokens = values.token?.data as Int32Array | undefined
     if (tokens?.some((id) => id < 0)) {
       throw new OpenMoeError(
@@ -152,7 +160,7 @@ export class ModelRunner {
     }
   }
 
-  private programFor(shape: ForwardShape, options: StepOptions): StepProgram {
+  private programFor(shape: ForwardShape, options: StepOptions): { program: StepProgram; kept: boolean } {
     const { sampling, taps = [], returnLogits = false } = options
     const key = JSON.stringify([
       Object.values(shape),
@@ -163,12 +171,16 @@ export class ModelRunner {
     let program = this.kept.get(key)
     if (!program) {
       program = this.record(shape, options)
-      if (shape.numTokens > MAX_KEPT_TOKENS) return program
+      if (shape.numTokens > MAX_KEPT_TOKENS) return { program, kept: false }
     }
     this.kept.delete(key) // a Map iterates in insertion order: the first key is the one unused for longest
     this.kept.set(key, program)
-    if (this.kept.size > MAX_KEPT_PROGRAMS) this.kept.delete(this.kept.keys().next().value as string)
-    return program
+    if (this.kept.size > MAX_KEPT_PROGRAMS) {
+      const [oldest, unused] = this.kept.entries().next().value as [string, StepProgram]
+      this.kept.delete(oldest)
+      unused.dispose()
+    }
+    return { program, kept: true }
   }
 
   private record(shape: ForwardShape, options: StepOptions): StepProgram {

@@ -35,8 +35,8 @@ export async function score(
     numPages: Math.ceil(tokens.length / PAGE_TOKENS),
   })
   const logprobs = new Float32Array(targets)
+  const runner = new ModelRunner(device, config, weights, cache)
   try {
-    const runner = new ModelRunner(device, config, weights, cache)
     const pages = cache.reserve(tokens.length)!
     for (let start = 0; start < targets; start += chunk) {
       signal?.throwIfAborted()
@@ -59,6 +59,7 @@ export async function score(
       logprobs.set(result.logprobs!, start)
     }
   } finally {
+    runner.dispose()
     cache.dispose()
   }
   const sum = logprobs.reduce((total, logprob) => total + logprob, 0)

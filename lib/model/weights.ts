@@ -22,8 +22,8 @@ export interface ModelWeights {
   lmHead: Matrix
   /** f32 [max_positions, head_dim] */
   ropeTable: Tensor
-  /** Bytes on the device. */
-  bytes: number
+  /** Everything above, to be freed. */
+  tensors: readonly (Tensor | Matrix)[]
 }
 
 export interface LoadProgress {
@@ -120,7 +120,7 @@ export async function buildWeights(
     ropeTable: await device.upload(ropeTable(config.maxPositionEmbeddings, config.headDim, config.ropeTheta)),
   }
   allocated.push(weights.ropeTable)
-  return { ...weights, bytes: allocated.reduce((sum, tensor) => sum + tensor.bytes, 0) }
+  return { ...weights, tensors: allocated }
 }
 
 const FILE_DTYPES = { F32: 'f32', BF16: 'bf16', F16: 'f16' } as const

@@ -28,9 +28,18 @@ export function expectTensor(
 }
 
 /** Checks that packed weights take `inFeatures` inputs (and are `count` matrices). */
-export function expectMatrix(op: string, argument: string, matrix: Matrix, inFeatures: number, count = 1): void {
+export function expectMatrix(
+  op: string,
+  argument: string,
+  matrix: Matrix,
+  inFeatures: number,
+  count = 1,
+): void {
   if (!(matrix instanceof Matrix)) {
-    throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', `${op}: ${argument} is no Matrix. Make one with device.matrix().`)
+    throw new OpenMoeError(
+      'ERR_OPENMOE_INVALID_ARG',
+      `${op}: ${argument} is no Matrix. Make one with device.matrix().`,
+    )
   }
   if (matrix.inFeatures !== inFeatures || matrix.count !== count) {
     throw new OpenMoeError(

@@ -11,7 +11,10 @@ import { expectMatrix, expectTensor } from './checks.ts'
  * @returns f32 [num_rows, out_features]
  */
 export function groupedGemm(p: Program, x: TensorLike, weight: Matrix, expertOffsets: TensorLike): Tensor {
-  const [numRows = 0, inFeatures = 0] = expectTensor('grouped_gemm', 'x', x, 'f32', ['num_rows', 'in_features'])
+  const [numRows = 0, inFeatures = 0] = expectTensor('grouped_gemm', 'x', x, 'f32', [
+    'num_rows',
+    'in_features',
+  ])
   expectMatrix('grouped_gemm', 'weight', weight, inFeatures, weight.count)
   const { count: numExperts, outFeatures } = weight
   expectTensor('grouped_gemm', 'expert_offsets', expertOffsets, 'i32', [numExperts + 1])

@@ -17,7 +17,11 @@ export function moeGating(
     'num_tokens',
     'num_experts',
   ])
-  expectThat(topK >= 1 && topK <= numExperts, 'moe_gating', `top_k is ${topK}, expected 1 to ${numExperts} experts`)
+  expectThat(
+    topK >= 1 && topK <= numExperts,
+    'moe_gating',
+    `top_k is ${topK}, expected 1 to ${numExperts} experts`,
+  )
   const expertIds = p.alloc('i32', [numTokens, topK])
   const expertWeights = p.alloc('f32', [numTokens, topK])
   p.record(

@@ -9,7 +9,10 @@ import { expectTensor } from './checks.ts'
  * @returns f32 [num_tokens * top_k, hidden_size], grouped by expert
  */
 export function moePermute(p: Program, x: TensorLike, route: { rowIdMap: TensorLike }): Tensor {
-  const [numTokens = 0, hiddenSize = 0] = expectTensor('moe_permute', 'x', x, 'f32', ['num_tokens', 'hidden_size'])
+  const [numTokens = 0, hiddenSize = 0] = expectTensor('moe_permute', 'x', x, 'f32', [
+    'num_tokens',
+    'hidden_size',
+  ])
   const [, topK = 0] = expectTensor('moe_permute', 'row_id_map', route.rowIdMap, 'i32', [numTokens, 'top_k'])
   const permuted = p.alloc('f32', [numTokens * topK, hiddenSize])
   p.record(

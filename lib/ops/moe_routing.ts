@@ -25,7 +25,10 @@ export function moeRouting(
   options: { numExperts: number; groupOffsets: TensorLike; capacity: TensorLike },
 ): Route {
   const { numExperts, groupOffsets, capacity } = options
-  const [numTokens = 0, topK = 0] = expectTensor('moe_routing', 'expert_ids', expertIds, 'i32', ['num_tokens', 'top_k'])
+  const [numTokens = 0, topK = 0] = expectTensor('moe_routing', 'expert_ids', expertIds, 'i32', [
+    'num_tokens',
+    'top_k',
+  ])
   const [numGroups = 0] = expectTensor('moe_routing', 'capacity', capacity, 'i32', ['num_groups'])
   expectTensor('moe_routing', 'group_offsets', groupOffsets, 'i32', [numGroups + 1])
   const expertOffsets = p.alloc('i32', [numExperts + 1])

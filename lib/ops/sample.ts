@@ -46,14 +46,27 @@ export interface SampleParams {
 }
 
 /** Fills row `row` of the arrays that `sample` takes as floats [num_rows, 6] and ints [num_rows, 9]. */
-export function writeSampleRow(floats: Float32Array, ints: Int32Array, row: number, params: SampleParams): void {
+export function writeSampleRow(
+  floats: Float32Array,
+  ints: Int32Array,
+  row: number,
+  params: SampleParams,
+): void {
   const { temperature = 0, topP = 1, minP = 0 } = params
   const { repetitionPenalty = 1, frequencyPenalty = 0, presencePenalty = 0 } = params
   floats.set(
     [temperature, topP, minP, repetitionPenalty, frequencyPenalty, presencePenalty],
     row * sampleFloats.count,
   )
-  const { topK = 0, choice = 0, position = 0, historyLength = 0, promptLength = 0, numBias = 0, forcedId = -1 } = params
+  const {
+    topK = 0,
+    choice = 0,
+    position = 0,
+    historyLength = 0,
+    promptLength = 0,
+    numBias = 0,
+    forcedId = -1,
+  } = params
   const seed = BigInt.asUintN(64, BigInt(params.seed ?? 0))
   const [low, high] = [Number(BigInt.asIntN(32, seed)), Number(BigInt.asIntN(32, seed >> 32n))]
   ints.set(
@@ -91,7 +104,10 @@ export function sample(
   },
   options: { vocabLimit?: number; numTop?: number } = {},
 ): Sampled {
-  const [numRows = 0, vocabSize = 0] = expectTensor('sample', 'logits', logits, 'f32', ['num_rows', 'vocab_size'])
+  const [numRows = 0, vocabSize = 0] = expectTensor('sample', 'logits', logits, 'f32', [
+    'num_rows',
+    'vocab_size',
+  ])
   const { vocabLimit = vocabSize, numTop = 0 } = options
   expectTensor('sample', 'floats', params.floats, 'f32', [numRows, sampleFloats.count])
   expectTensor('sample', 'ints', params.ints, 'i32', [numRows, sampleInts.count])

@@ -108,6 +108,6 @@ export function readChatTemplate(config: Fields | undefined): string | undefined
   const value = config?.object['chat_template']
   if (value === undefined || value === null || typeof value === 'string') return value ?? undefined
   const templates = config!.children('chat_template')
-  const chosen = templates.find((t) => (t.object)['name'] === 'default') ?? templates[0]
+  const chosen = templates.find((t) => t.object['name'] === 'default') ?? templates[0]
   return chosen?.string('template')
 }

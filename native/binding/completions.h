@@ -17,7 +17,7 @@ class DeviceHandle {
   ~DeviceHandle();
   DeviceHandle(const DeviceHandle&) = delete;
 
-  Device& device() { return executor_->device(); }
+  std::shared_ptr<Device> device() { return executor_->device(); }
 
   // Runs `work` on the executor and settles the promise with `result(env)`, undefined when empty. `keep` stays
   // referenced until then: the arrays results are written into.

@@ -110,7 +110,7 @@ Napi::Value open_cpu(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value allocate(const Napi::CallbackInfo& info) {
-  return make_handle(info.Env(), from_handle<DeviceHandle>(info[0])->device().allocate(
+  return make_handle(info.Env(), from_handle<DeviceHandle>(info[0])->device()->allocate(
                                      static_cast<size_t>(number(info[1], "bytes", 1e15))));
 }
 
@@ -128,7 +128,7 @@ Napi::Value matrix_bytes(const Napi::CallbackInfo& info) {
   const double count = number(info[2], "count", 1 << 20), out = number(info[3], "out_features", 1 << 30),
                in = number(info[4], "in_features", 1 << 30);
   if (count * (out + 32) * (in + 2) * 4 > 1e15) fail_arg("the matrix is larger than any memory");
-  const size_t bytes = from_handle<DeviceHandle>(info[0])->device().matrix_bytes(
+  const size_t bytes = from_handle<DeviceHandle>(info[0])->device()->matrix_bytes(
       dtype(info[1]), static_cast<int64_t>(count), static_cast<int64_t>(out), static_cast<int64_t>(in));
   return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
@@ -199,7 +199,7 @@ Napi::Value load_matrix(const Napi::CallbackInfo& info) {
   auto device = from_handle<DeviceHandle>(info[0]);
   const MatrixSource source = matrix_source(info[1].ToObject());
   const MatrixTarget target = matrix_target(info[2].ToObject());
-  check_target(device->device(), target, source.rows, source.cols);
+  check_target(*device->device(), target, source.rows, source.cols);
   return device->submit(
       info.Env(), [=](Device& d, const std::atomic<bool>& stop) { d.load_matrix(source, target, stop); }, {info[0]});
 }
@@ -227,7 +227,7 @@ Napi::Value pack_matrix(const Napi::CallbackInfo& info) {
   auto device = from_handle<DeviceHandle>(info[0]);
   const Bytes from = bytes_of(info[1]);
   const MatrixTarget target = matrix_target(info[2].ToObject());
-  check_target(device->device(), target, target.out_features, target.in_features);
+  check_target(*device->device(), target, target.out_features, target.in_features);
   const double need = static_cast<double>(target.count) * target.out_features * target.in_features * sizeof(float);
   if (static_cast<double>(from.size) < need) fail_arg("the array is smaller than the matrix");
   return device->submit(
@@ -257,8 +257,14 @@ Napi::Value program(const Napi::CallbackInfo& info) {
   std::vector<std::string> labels(names.Length());
   for (uint32_t i = 0; i < labels.size(); ++i) labels[i] = names.Get(i).ToString();
   std::shared_ptr<Program> made = make_program(
-      device->device(), std::move(tensors), std::vector<double>(values, values + code.size / sizeof(double)), labels);
+      *device->device(), std::move(tensors), std::vector<double>(values, values + code.size / sizeof(double)), labels);
   return make_handle(info.Env(), std::move(made));
+}
+
+// freeProgram(program): a program holds on to its weights, so it must not wait for the garbage collector.
+Napi::Value free_program(const Napi::CallbackInfo& info) {
+  slot_of<Program>(info[0]).reset();
+  return info.Env().Undefined();
 }
 
 struct Transfer {
@@ -343,6 +349,7 @@ void init_device(Napi::Env env, Napi::Object exports) {
   add("packMatrix", pack_matrix);
   add("program", program);
   add("programBytes", program_bytes);
+  add("freeProgram", free_program);
   add("run", run);
 }
 

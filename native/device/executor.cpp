@@ -11,6 +11,12 @@ Executor::~Executor() {
   join();
 }
 
+std::shared_ptr<Device> Executor::device() {
+  std::lock_guard lock(mutex_);
+  if (!device_) throw Error("DISPOSED", "The device was disposed. Open a new one.");
+  return device_;
+}
+
 bool Executor::submit(Job job) {
   std::lock_guard lock(mutex_);
   if (stop_) return false;
@@ -53,6 +59,10 @@ void Executor::loop() {
     }
     job.work = nullptr;  // what it held is freed here, not on the JavaScript thread
     job.done(error);
+  }
+  {
+    std::lock_guard lock(mutex_);
+    device_.reset();  // the arena and the threads go now
   }
   closed_();
 }

@@ -25,7 +25,8 @@ class Executor {
   explicit Executor(std::unique_ptr<Device> device);
   ~Executor();
 
-  Device& device() { return *device_; }
+  // Throws DISPOSED once the executor has ended: it frees the device, not the garbage collector.
+  std::shared_ptr<Device> device();
   // False when the executor is closed: the job was dropped and `done` will not be called.
   bool submit(Job job);
   // Stops the run in progress at its next record, fails what waits with DISPOSED, then calls `closed` as its last act.
@@ -37,8 +38,8 @@ class Executor {
  private:
   void loop();
 
-  std::unique_ptr<Device> device_;
   std::mutex mutex_;
+  std::shared_ptr<Device> device_;
   std::condition_variable wake_;
   std::deque<Job> jobs_;
   std::function<void()> closed_;

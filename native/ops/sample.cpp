@@ -32,18 +32,20 @@ class Workspace {
  public:
   Workspace(const Sample& a, std::byte* block) : block_(block) {
     const int64_t chunks = (a.vocab_size + kChunk - 1) / kChunk, touches = int64_t{a.max_history} + a.max_bias;
-    mass = take<double>((chunks + 1) * kNumBuckets);
-    count = take<int64_t>((chunks + 1) * kNumBuckets);
+    mass = take<double>((chunks + 1) * (kNumBuckets + 1));
     members = take<Key>(a.vocab_size);
     top = take<Key>(chunks * a.num_top);
     touched = take<uint64_t>(touches);
     stats = take<ChunkStats>(chunks);
     edits = take<Edit>(touches);
+    count = take<int32_t>((chunks + 1) * (kNumBuckets + 1));  // the narrow ones last: each take is aligned
+    bucket = take<uint16_t>(a.vocab_size);
   }
   int64_t bytes() const { return bytes_; }
 
   double* mass;
-  int64_t* count;
+  int32_t* count;
+  uint16_t* bucket;
   Key *members, *top;
   uint64_t* touched;
   ChunkStats* stats;
@@ -221,7 +223,8 @@ class Row {
 
   int32_t draw() const {
     const float temperature = floats_[sample_floats::temperature];
-    const Buckets buckets{vocab_, best_, Weight(best_, temperature), work_.mass, work_.count, work_.members};
+    const Buckets buckets{vocab_,       best_,        Weight(best_, temperature), work_.mass, work_.count,
+                          work_.bucket, work_.members};
     const auto score_of_ids = [this](int64_t first, int64_t n, float* buffer) { return scores(first, n, buffer); };
     const auto chunks = [this](auto&& body) { for_chunks(body); };
     const auto shortest = [&](double mass, int64_t count) {

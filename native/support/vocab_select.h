@@ -15,13 +15,14 @@ inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 inline constexpr int64_t kChunk = 8192;  // ids one thread takes at a time: 32 KiB of scores
 inline constexpr int64_t kBlock = 256;   // ids between two looks at the adjusted scores; divides kChunk
 
-// Distances below 2^-10 and from 2^13 on share a bucket each; between, 32 buckets per power of two. Infinity is a
-// distance too: that of a banned id.
-inline constexpr int kMantissaBits = 5;
-inline constexpr int kNumBuckets = (13 + 10) << kMantissaBits;
+// Distances below 2^-8 and from 2^10 on share a bucket each; between, 64 buckets per power of two, so that resolution
+// follows the temperature by itself. One more holds what is no candidate.
+inline constexpr int kMantissaBits = 6;
+inline constexpr int kNumBuckets = (10 + 8) << kMantissaBits;
+inline constexpr uint16_t kNoCandidate = kNumBuckets;
 inline int bucket_of(float distance) {
   const int bits = static_cast<int>(std::bit_cast<uint32_t>(distance) >> (23 - kMantissaBits));
-  constexpr int kFirst = (127 - 10) << kMantissaBits;
+  constexpr int kFirst = (127 - 8) << kMantissaBits;
   return std::clamp(bits - kFirst, 0, kNumBuckets - 1);
 }
 
@@ -68,59 +69,60 @@ struct Prefix {
   double mass = 0;
 };
 
-// The buckets of one row. `Scores` gives the row's adjusted scores: scores(first, n, buffer) returns n of them (n at
-// most kBlock). `ForChunks` runs body(chunk) for every chunk, on as many threads as it likes.
+// The buckets of one row. Templates below take `scores`, which gives the row's adjusted scores as scores(first, n,
+// buffer), n at most kBlock, and `for_chunks`, which runs body(chunk) for every chunk on as many threads as it likes.
 struct Buckets {
-  int64_t vocab;   // ids that may be chosen
-  float best;      // the largest score, finite
-  Weight weight;   // relative to it
-  double* mass;    // [num_chunks + 1, kNumBuckets]; the last row is the sum
-  int64_t* count;  // the same
-  Key* members;    // [vocab]
+  int64_t vocab;     // ids that may be chosen
+  float best;        // the largest score, finite
+  Weight weight;     // relative to it
+  double* mass;      // [num_chunks + 1, kNumBuckets + 1]; the last row is the sum
+  int32_t* count;    // the same
+  uint16_t* bucket;  // [vocab]
+  Key* members;      // [vocab]
   int64_t num_chunks() const { return (vocab + kChunk - 1) / kChunk; }
-  double* total_mass() const { return mass + num_chunks() * kNumBuckets; }
-  int64_t* total_count() const { return count + num_chunks() * kNumBuckets; }
+  double* mass_of(int64_t chunk) const { return mass + chunk * (kNumBuckets + 1); }
+  int32_t* count_of(int64_t chunk) const { return count + chunk * (kNumBuckets + 1); }
+  double* total_mass() const { return mass_of(num_chunks()); }
+  int32_t* total_count() const { return count_of(num_chunks()); }
 };
 
-// f(first id, number, scores, distances, weights) for each block of a chunk.
-template <class Scores, class F>
-inline void for_blocks(const Buckets& b, int64_t chunk, const Scores& scores, F&& f) {
+template <class Scores>
+inline void fill_chunk(const Buckets& b, int64_t chunk, const Scores& scores) {
+  double* mass = b.mass_of(chunk);
+  int32_t* count = b.count_of(chunk);
+  std::fill_n(mass, kNumBuckets + 1, 0.0);
+  std::fill_n(count, kNumBuckets + 1, 0);
   const Vec best = set1(b.best);
   const int64_t end = std::min(b.vocab, (chunk + 1) * kChunk);
-  float buffer[kBlock], distance[kBlock], weights[kBlock];
+  float buffer[kBlock], distance[kBlock], weight[kBlock];
   for (int64_t first = chunk * kChunk; first < end; first += kBlock) {
     const int64_t n = std::min(kBlock, end - first);
     const float* s = scores(first, n, buffer);
     for_vectors(n, [&](int64_t i, auto lanes) {
       const Vec score = load(s + i, lanes);
       store(distance + i, sub(best, score), lanes);
-      store(weights + i, b.weight(score), lanes);
+      store(weight + i, b.weight(score), lanes);
     });
-    f(first, n, s, distance, weights);
+    uint16_t* bucket = b.bucket + first;
+    for (int64_t i = 0; i < n; ++i)  // by itself, because compilers can make vectors of it
+      bucket[i] = weight[i] > 0 ? static_cast<uint16_t>(bucket_of(distance[i])) : kNoCandidate;
+    for (int64_t i = 0; i < n; ++i) {
+      mass[bucket[i]] += weight[i];
+      ++count[bucket[i]];
+    }
   }
 }
 
+// Fills all buckets. Returns the prefix of all candidates.
 template <class Scores, class ForChunks>
 inline Prefix fill_buckets(const Buckets& b, const Scores& scores, const ForChunks& for_chunks) {
-  for_chunks([&](int64_t chunk) {
-    double* mass = b.mass + chunk * kNumBuckets;
-    int64_t* count = b.count + chunk * kNumBuckets;
-    std::fill_n(mass, kNumBuckets, 0.0);
-    std::fill_n(count, kNumBuckets, 0);
-    for_blocks(b, chunk, scores, [&](int64_t, int64_t n, const float*, const float* distance, const float* weights) {
-      for (int64_t i = 0; i < n; ++i) {
-        const int bucket = bucket_of(distance[i]);
-        mass[bucket] += weights[i];
-        count[bucket] += weights[i] > 0;
-      }
-    });
-  });
+  for_chunks([&](int64_t chunk) { fill_chunk(b, chunk, scores); });
   std::copy_n(b.mass, kNumBuckets, b.total_mass());
   std::copy_n(b.count, kNumBuckets, b.total_count());
   for (int64_t chunk = 1; chunk < b.num_chunks(); ++chunk)
     for (int i = 0; i < kNumBuckets; ++i) {
-      b.total_mass()[i] += b.mass[chunk * kNumBuckets + i];
-      b.total_count()[i] += b.count[chunk * kNumBuckets + i];
+      b.total_mass()[i] += b.mass_of(chunk)[i];
+      b.total_count()[i] += b.count_of(chunk)[i];
     }
   Prefix all;
   for (int i = 0; i < kNumBuckets; ++i) all.mass += b.total_mass()[i], all.count += b.total_count()[i];
@@ -131,21 +133,34 @@ inline Prefix fill_buckets(const Buckets& b, const Scores& scores, const ForChun
 template <class Scores, class ForChunks>
 inline int64_t collect(const Buckets& b, int bucket, const Scores& scores, const ForChunks& for_chunks) {
   for_chunks([&](int64_t chunk) {
-    if (b.count[chunk * kNumBuckets + bucket] == 0) return;
+    if (b.count_of(chunk)[bucket] == 0) return;
     Key* to = b.members;
-    for (int64_t c = 0; c < chunk; ++c) to += b.count[c * kNumBuckets + bucket];
-    for_blocks(b, chunk, scores, [&](int64_t first, int64_t n, const float* s, const float* distance, const float* w) {
+    for (int64_t c = 0; c < chunk; ++c) to += b.count_of(c)[bucket];
+    const int64_t end = std::min(b.vocab, (chunk + 1) * kChunk);
+    float buffer[kBlock];
+    for (int64_t first = chunk * kChunk; first < end; first += kBlock) {
+      const int64_t n = std::min(kBlock, end - first);
+      const uint16_t* buckets = b.bucket + first;
+      if (std::find(buckets, buckets + n, bucket) == buckets + n) continue;
+      const float* s = scores(first, n, buffer);
       for (int64_t i = 0; i < n; ++i)
-        if (bucket_of(distance[i]) == bucket && w[i] > 0) *to++ = key_of(s[i], first + i);
-    });
+        if (buckets[i] == bucket) *to++ = key_of(s[i], first + i);
+    }
   });
   return b.total_count()[bucket];
 }
 
-inline float weight_of(const Buckets& b, Key key) {
-  float weight[kLanes];
-  store(weight, b.weight(set1(score_of(key))));
-  return weight[0];
+// The sum of the weights of some candidates, in the order given.
+inline double mass_of(const Buckets& b, const Key* keys, int64_t count) {
+  double sum = 0;
+  for_vectors(count, [&](int64_t i, auto lanes) {
+    float weight[kLanes];
+    const int64_t n = std::min<int64_t>(kLanes, count - i);
+    for (int64_t j = 0; j < n; ++j) weight[j] = score_of(keys[i + j]);
+    store(weight, b.weight(load(weight, lanes)), lanes);
+    for (int64_t j = 0; j < n; ++j) sum += weight[j];
+  });
+  return sum;
 }
 
 // The shortest prefix that holds `mass`, or `count` candidates: 1 to as many as there are.
@@ -165,8 +180,7 @@ inline Prefix find_prefix(const Buckets& b, double mass, int64_t count, const Sc
   while (last - first > 32) {
     Key* middle = first + (last - first) / 2;
     std::nth_element(first, middle, last);
-    Prefix with = prefix;
-    for (const Key* key = first; key < middle; ++key) with.mass += weight_of(b, *key), ++with.count;
+    const Prefix with{0, prefix.count + (middle - first), prefix.mass + mass_of(b, first, middle - first)};
     if (reached(with)) {
       last = middle;
     } else {
@@ -176,7 +190,7 @@ inline Prefix find_prefix(const Buckets& b, double mass, int64_t count, const Sc
   }
   std::sort(first, last);
   for (const Key* key = first; key < last; ++key) {
-    prefix = {*key, prefix.count + 1, prefix.mass + weight_of(b, *key)};
+    prefix = {*key, prefix.count + 1, prefix.mass + mass_of(b, key, 1)};
     if (reached(prefix)) break;
   }
   return prefix;
