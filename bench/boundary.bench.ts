@@ -16,14 +16,18 @@ export async function benchBoundary({ device, budget }: BenchContext): Promise<B
     return (performance.now() - start) * 1000 - (profile[0]?.microseconds ?? 0)
   }, budget)
 
+  program.dispose()
+
   const recording = await collect(async () => {
     const start = performance.now()
-    device.compile((p) => {
+    const recorded = device.compile((p) => {
       let y = p.use(x)
       for (let i = 0; i < OPS; i++) y = add(p, y, x)
       return y
     })
-    return ((performance.now() - start) * 1000) / OPS
+    const us = (performance.now() - start) * 1000
+    recorded.dispose()
+    return us / OPS
   }, budget)
   return { hop: { medianUs, p10Us, p90Us }, recordUsPerOp: recording.medianUs }
 }

@@ -1,6 +1,6 @@
 // What every bench gets: a device, the roofs of this minute, and where rows go.
 import type { Device } from '../lib/device.ts'
-import type { Boundary, Breakdown, Row } from './report.ts'
+import type { Breakdown, Row } from './report.ts'
 import { judge, measureRoof, type RoofSet } from './roofline.ts'
 import type { Timing } from './sampling.ts'
 
@@ -20,8 +20,8 @@ export class BenchContext {
   readonly quick: boolean
   readonly rows: Row[] = []
   readonly breakdowns: Breakdown[] = []
+  readonly failures: string[] = []
   readonly readDrift: { after: string; bytesPerSecond: number }[] = []
-  boundary: Boundary | undefined
   /** All threads. */
   roofs: RoofSet
   private readonly filters: readonly string[]
@@ -47,7 +47,10 @@ export class BenchContext {
 
   /** Whether all of a group was asked for, or may be one of its rows. */
   wantsGroup(group: string): boolean {
-    return this.wants(group) || this.filters.some((filter) => filter.startsWith(`${group}.`) || filter.startsWith(`${group} `))
+    return (
+      this.wants(group) ||
+      this.filters.some((filter) => filter.startsWith(`${group}.`) || filter.startsWith(`${group} `))
+    )
   }
 
   get budget(): { milliseconds: number; samples: number } {
@@ -72,6 +75,11 @@ export class BenchContext {
       ...judge(work, timing.medianUs, dtype, this.roofs),
       ...more,
     }
+  }
+
+  fail(message: string): void {
+    this.failures.push(message)
+    this.progress(`FAILED ${message}`)
   }
 
   progress(message: string): void {

@@ -32,7 +32,12 @@ export async function collect(
   budget: { milliseconds: number; samples: number },
 ): Promise<Timing> {
   const samples: Sample[] = []
-  const bench = new Bench({ time: budget.milliseconds, iterations: budget.samples, warmup: false, throws: true })
+  const bench = new Bench({
+    time: budget.milliseconds,
+    iterations: budget.samples,
+    warmup: false,
+    throws: true,
+  })
   bench.add('sample', async () => {
     const before = process.resourceUsage().involuntaryContextSwitches
     const start = bench.now()
@@ -116,12 +121,17 @@ export async function timeRecording(
     })
   const timed = async (program: ReturnType<typeof compile>): Promise<number> => {
     const { profile = [] } = await program.run({}, { profile: true })
-    return profile.reduce((sum, { label, microseconds }) => sum + (label.startsWith('case.') ? microseconds : 0), 0)
+    return profile.reduce(
+      (sum, { label, microseconds }) => sum + (label.startsWith('case.') ? microseconds : 0),
+      0,
+    )
   }
   const single = compile(1)
   await timed(single)
   const estimate = Math.max(0.05, Math.min(await timed(single), await timed(single)))
   const repeats = Math.min(MAX_REPEATS, Math.ceil(MIN_SAMPLE_US / estimate))
   const program = repeats === 1 ? single : compile(repeats)
-  return collect(async () => (await timed(program)) / repeats, budget)
+  const timing = await collect(async () => (await timed(program)) / repeats, budget)
+  for (const used of new Set([single, program])) used.dispose()
+  return timing
 }

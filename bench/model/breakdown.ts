@@ -12,7 +12,7 @@ export function profiling(device: Device, profiles: Profile[]): Device {
   const compile = <R extends Results>(
     body: (p: Program) => R,
     options?: Pick<RunOptions, 'taps'>,
-  ): Pick<CompiledProgram<R>, 'run'> => {
+  ): Pick<CompiledProgram<R>, 'run' | 'dispose'> => {
     const program = device.compile(body, options)
     return {
       async run(inputs) {
@@ -20,6 +20,7 @@ export function profiling(device: Device, profiles: Profile[]): Device {
         profiles.push(result.profile ?? [])
         return result
       },
+      dispose: () => program.dispose(),
     }
   }
   return Object.assign(Object.create(device) as Device, { compile })

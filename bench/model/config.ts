@@ -2,14 +2,45 @@ import type { OpenMoeConfig } from '../../lib/model/config.ts'
 import type { ShapeName } from '../context.ts'
 
 const SHAPES = {
-  tiny: { hiddenSize: 256, intermediateSize: 256, layers: 4, heads: 4, kvHeads: 4, headDim: 64, experts: 16, moeEvery: 2, vocabSize: 4096 },
-  base: { hiddenSize: 768, intermediateSize: 2048, layers: 12, heads: 12, kvHeads: 12, headDim: 64, experts: 16, moeEvery: 4, vocabSize: 256384 },
-  '8b': { hiddenSize: 2048, intermediateSize: 8192, layers: 24, heads: 24, kvHeads: 24, headDim: 128, experts: 32, moeEvery: 6, vocabSize: 256384 },
+  tiny: {
+    hiddenSize: 256,
+    intermediateSize: 256,
+    layers: 4,
+    heads: 4,
+    kvHeads: 4,
+    headDim: 64,
+    experts: 16,
+    moeEvery: 2,
+    vocabSize: 4096,
+  },
+  base: {
+    hiddenSize: 768,
+    intermediateSize: 2048,
+    layers: 12,
+    heads: 12,
+    kvHeads: 12,
+    headDim: 64,
+    experts: 16,
+    moeEvery: 4,
+    vocabSize: 256384,
+  },
+  '8b': {
+    hiddenSize: 2048,
+    intermediateSize: 8192,
+    layers: 24,
+    heads: 24,
+    kvHeads: 24,
+    headDim: 128,
+    experts: 32,
+    moeEvery: 6,
+    vocabSize: 256384,
+  },
 } as const satisfies Record<ShapeName, object>
 
 /** The configuration of the released model of that size, as far as speed is concerned. */
 export function syntheticConfig(shape: ShapeName): OpenMoeConfig {
-  const { hiddenSize, intermediateSize, layers, heads, kvHeads, headDim, experts, moeEvery, vocabSize } = SHAPES[shape]
+  const { hiddenSize, intermediateSize, layers, heads, kvHeads, headDim, experts, moeEvery, vocabSize } =
+    SHAPES[shape]
   return {
     vocabSize,
     hiddenSize,

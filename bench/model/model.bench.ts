@@ -1,7 +1,11 @@
 // A whole model with random weights, through the runner the engine uses: tokens per second, and where a step's time goes.
-import { Device } from '../../lib/device.ts'
 import { KvCache, PAGE_TOKENS } from '../../lib/model/kv_cache.ts'
-import { ModelRunner, type SamplingInputs, type SequenceStep, type StepResult } from '../../lib/model/runner.ts'
+import {
+  ModelRunner,
+  type SamplingInputs,
+  type SequenceStep,
+  type StepResult,
+} from '../../lib/model/runner.ts'
 import { sampleFloats, sampleInts, writeSampleRow } from '../../lib/ops/sample.ts'
 import type { BenchContext, WeightDtype } from '../context.ts'
 import { breakdownLines, rowLine } from '../report.ts'
@@ -36,7 +40,9 @@ export async function benchModel(context: BenchContext, dtype: WeightDtype): Pro
   const started = performance.now()
   const { weights, allocated } = await randomWeights(device, config, dtype)
   const seconds = ((performance.now() - started) / 1000).toFixed(1)
-  context.progress(`model ${context.shape} ${dtype}: ${(weights.tensors.reduce((sum, tensor) => sum + tensor.bytes, 0) / 1e9).toFixed(2)} GB of weights in ${seconds} s`)
+  context.progress(
+    `model ${context.shape} ${dtype}: ${(weights.tensors.reduce((sum, tensor) => sum + tensor.bytes, 0) / 1e9).toFixed(2)} GB of weights in ${seconds} s`,
+  )
   const longest = Math.max(CONTEXT + 1, ...PREFILL_TOKENS)
   const cache = new KvCache(device, {
     numLayers: config.numHiddenLayers,
@@ -79,16 +85,19 @@ export async function benchModel(context: BenchContext, dtype: WeightDtype): Pro
     if (c.position > 0) await step(runners.plain, { ...c, tokens: c.position, position: 0 })
     await context.refreshReadRoof(`before ${c.name} ${dtype}`)
     const work = { bytes: 0, flops: 0, steps: 0 }
-    const timing = await collect(async () => {
-      const start = performance.now()
-      const result = await step(runners.plain, c)
-      const us = (performance.now() - start) * 1000
-      const { bytes, flops } = totalWork(workOf(result, c))
-      work.bytes += bytes
-      work.flops += flops
-      work.steps++
-      return us
-    }, context.quick ? { milliseconds: 200, samples: 5 } : { milliseconds: 3000, samples: 9 })
+    const timing = await collect(
+      async () => {
+        const start = performance.now()
+        const result = await step(runners.plain, c)
+        const us = (performance.now() - start) * 1000
+        const { bytes, flops } = totalWork(workOf(result, c))
+        work.bytes += bytes
+        work.flops += flops
+        work.steps++
+        return us
+      },
+      context.quick ? { milliseconds: 200, samples: 5 } : { milliseconds: 3000, samples: 9 },
+    )
     // How many experts a step touches varies with its tokens: the mean over all steps.
     const mean = { bytes: Math.round(work.bytes / work.steps), flops: Math.round(work.flops / work.steps) }
     const tokensPerSecond = (c.sequences * c.tokens * 1e6) / timing.medianUs

@@ -27,7 +27,7 @@ export async function randomWeights(
   }
   const fill = async (to: Tensor | Matrix, count: number, from: TypedArray): Promise<void> => {
     const flat = new Tensor(device, to.dtype, [count], { buffer: to.buffer!, offset: 0 })
-    for (let at = 0; at < count; ) {
+    for (let at = 0; at < count;) {
       const start = Math.floor((0.5 + 0.5 * next()) * 0.5 * POOL)
       const part = from.subarray(start, Math.min(POOL, start + count - at))
       await device.write(flat, part, at)

@@ -31,7 +31,10 @@ export function stepWork(
   const { bytes: tableBytes } = weights.embedTokens
   spend('embed_tokens.embedding', (tokens * tableBytes) / config.vocabSize, 0)
   // A token at position p sees p + 1 keys. The keys and values of a sequence are read once for all of its new tokens.
-  const seen = step.sequences.reduce((sum, s) => sum + s.tokens * s.position + (s.tokens * (s.tokens + 1)) / 2, 0)
+  const seen = step.sequences.reduce(
+    (sum, s) => sum + s.tokens * s.position + (s.tokens * (s.tokens + 1)) / 2,
+    0,
+  )
   const cached = step.sequences.reduce((sum, s) => sum + s.position + s.tokens, 0)
   const { numAttentionHeads, numKeyValueHeads: numKvHeads, headDim, topK } = config
   const kvBytes = kvBytesPerToken({ numLayers: 1, numKvHeads, headDim, dtype })

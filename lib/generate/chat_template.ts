@@ -50,8 +50,10 @@ export function renderChat(messages: readonly ChatMessage[], template?: string):
 
 function checkMessages(messages: readonly ChatMessage[]): void {
   const roles = ['system', 'user', 'assistant']
-  const list: readonly unknown[] = Array.isArray(messages) ? messages : []
-  list.forEach((message, i) => {
+  if (!Array.isArray(messages)) {
+    throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', 'messages must be a list of { role, content }.')
+  }
+  messages.forEach((message: unknown, i) => {
     const { role, content } = (message ?? {}) as Partial<ChatMessage>
     if (!roles.includes(role as string) || typeof content !== 'string' || (role === 'system' && i > 0)) {
       throw new OpenMoeError(

@@ -54,9 +54,7 @@ export class Engine {
       return cancel
     }
     this.waiting.push(sequence)
-    this.loop ??= this.run().finally(() => {
-      this.loop = null
-    })
+    this.loop ??= this.run()
     return cancel
   }
 
@@ -73,7 +71,10 @@ export class Engine {
       this.forget()
       this.admit()
       const turns = this.nextTurns()
-      if (turns.length === 0) return
+      if (turns.length === 0) {
+        this.loop = null // here, not when the promise settles: a request could come in between and wait for ever
+        return
+      }
       try {
         await this.step(turns)
       } catch (error) {

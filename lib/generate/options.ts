@@ -47,6 +47,7 @@ const MAX_STOPS = 16
 
 /** Checks every option and fills in the defaults. @throws OpenMoeError ERR_OPENMOE_INVALID_ARG */
 export function checkOptions(options: GenerateOptions, vocabSize: number): CheckedOptions {
+  if (typeof options !== 'object' || options === null) throw invalid('options', 'must be an object')
   const known = new Set(Object.keys(RANGES).concat('logitBias', 'stop', 'signal', 'ignoreEos'))
   for (const name of Object.keys(options)) {
     if (!known.has(name)) throw invalid(name, `is no option. Known: ${[...known].join(', ')}`)
@@ -65,13 +66,19 @@ export function checkOptions(options: GenerateOptions, vocabSize: number): Check
       return [name, value]
     }),
   ) as Pick<CheckedOptions, keyof typeof RANGES>
+  const { ignoreEos = false, signal } = options
+  if (typeof ignoreEos !== 'boolean')
+    throw invalid('ignoreEos', `is ${String(ignoreEos)}, expected true or false`)
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw invalid('signal', 'is no AbortSignal; pass controller.signal')
+  }
   return {
     ...checked,
     seed: checked.seed ?? Math.floor(Math.random() * 2 ** 53),
     logitBias: checkBias(options.logitBias ?? {}, vocabSize),
     stop: checkStop(options.stop ?? []),
-    ignoreEos: options.ignoreEos ?? false,
-    signal: options.signal,
+    ignoreEos,
+    signal,
   }
 }
 

@@ -30,8 +30,8 @@ export class TextStream {
   private take(text: string, last: boolean): { text: string; stopped: boolean } {
     if (this.stopped) return { text: '', stopped: true }
     const pending = this.held + text
-    const cut = Math.min(...this.stops.map((stop) => pending.indexOf(stop)).filter((at) => at >= 0))
-    if (cut !== Infinity) {
+    const cut = this.firstStop(pending)
+    if (cut !== undefined) {
       this.stopped = true
       this.held = ''
       return { text: pending.slice(0, cut), stopped: true }
@@ -39,6 +39,21 @@ export class TextStream {
     const keep = last ? 0 : this.longestStopPrefix(pending)
     this.held = pending.slice(pending.length - keep)
     return { text: pending.slice(0, pending.length - keep), stopped: false }
+  }
+
+  /**
+   * Where the stop string begins that is complete first (of those that end together, the longest). Not the one that
+   * begins first: then the text would depend on where tokens cut it.
+   */
+  private firstStop(text: string): number | undefined {
+    let first: { begin: number; end: number } | undefined
+    for (const stop of this.stops) {
+      const begin = text.indexOf(stop)
+      if (begin < 0) continue
+      const end = begin + stop.length
+      if (!first || end < first.end || (end === first.end && begin < first.begin)) first = { begin, end }
+    }
+    return first?.begin
   }
 
   /** Length of the longest end of `text` with which a stop string begins. */

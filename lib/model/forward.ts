@@ -167,6 +167,9 @@ export function checkSequences(
 
 /** Token ids come from outside; the embedding refuses bad ones too, but can only name a row. */
 export function checkIds(ids: ArrayLike<number>, config: OpenMoeConfig): void {
+  if (typeof ids !== 'object' || ids === null || !Number.isInteger(ids.length)) {
+    throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', 'Expected a text, or a list of token ids.')
+  }
   for (let i = 0; i < ids.length; i++) {
     const id = ids[i]
     if (!Number.isInteger(id) || id! < 0 || id! >= config.vocabSize) {

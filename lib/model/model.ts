@@ -133,8 +133,7 @@ export class Model {
 
   /** The same, chunk by chunk: `for await (const { text } of model.stream('Call me')) ...`. */
   stream(prompt: string | ArrayLike<number>, options: GenerateOptions = {}): Generation {
-    const ids = typeof prompt === 'string' ? this.tokenizer.encode(prompt) : Int32Array.from(prompt)
-    return this.generation(ids, options)
+    return this.generation(this.idsOf(prompt), options)
   }
 
   /** The assistant's next message, by the checkpoint's chat template or the released model's. */
@@ -161,7 +160,7 @@ export class Model {
     options: { expertCapacity?: ExpertCapacity; signal?: AbortSignal } = {},
   ): Promise<ScoreResult> {
     return this.start(async () => {
-      const ids = typeof text === 'string' ? this.tokenizer.encode(text) : Int32Array.from(text)
+      const ids = this.idsOf(text)
       checkSequences([ids], this.config, 0)
       const mode = checkCapacity(options.expertCapacity ?? this.expertCapacity)
       return score({ ...this.parts, kvDtype: this.kvDtype }, ids, mode, options.signal)
@@ -198,6 +197,12 @@ export class Model {
     return body()
   }
 
+  private idsOf(text: string | ArrayLike<number>): Int32Array {
+    if (typeof text === 'string') return this.tokenizer.encode(text)
+    checkIds(text, this.config) // an Int32Array would silently take 1.5 for 1, and 2^32 + 1 too
+    return Int32Array.from(text)
+  }
+
   private expectAlive(): void {
     if (this.disposing)
       throw new OpenMoeError('ERR_OPENMOE_DISPOSED', 'The model was disposed. Load it again.')
@@ -212,7 +217,6 @@ export class Model {
         `The prompt has no tokens; a text starts with id ${this.config.bosTokenId}.`,
       )
     }
-    checkIds(prompt, this.config)
     const room = this.maxContext - prompt.length
     const maxTokens = checked.maxTokens ?? Math.min(256, room)
     if (room < 1 || maxTokens > room) {

@@ -67,7 +67,13 @@ export function writeSampleRow(
     numBias = 0,
     forcedId = -1,
   } = params
-  const seed = BigInt.asUintN(64, BigInt(params.seed ?? 0))
+  const { seed: given = 0 } = params
+  expectThat(
+    typeof given === 'bigint' || Number.isSafeInteger(given),
+    'sample',
+    `seed is ${given}, expected an integer: a number up to 2^53 or a bigint`,
+  )
+  const seed = BigInt(given)
   const [low, high] = [Number(BigInt.asIntN(32, seed)), Number(BigInt.asIntN(32, seed >> 32n))]
   ints.set(
     [topK, low, high, choice, position, historyLength, promptLength, numBias, forcedId],

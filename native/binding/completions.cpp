@@ -10,18 +10,8 @@ struct DeviceHandle::Completion {
   std::vector<napi_ref> keep;
   std::function<Napi::Value(Napi::Env)> result;
   std::exception_ptr error;
+  void settle(Napi::Env env);
 };
-
-namespace {
-
-// Runs when the environment goes away (exit, worker.terminate()), before Node closes the thread-safe function: after
-// the join no other thread can touch it.
-void close_at_exit(void* executor) {
-  static_cast<Executor*>(executor)->close([] {});
-  static_cast<Executor*>(executor)->join();
-}
-
-}  // namespace
 
 DeviceHandle::DeviceHandle(Napi::Env env, std::unique_ptr<Device> device)
     : executor_(std::make_unique<Executor>(std::move(device))), env_(env) {
@@ -30,13 +20,23 @@ DeviceHandle::DeviceHandle(Napi::Env env, std::unique_ptr<Device> device)
                                       &deliver_) != napi_ok)
     throw Napi::Error::New(env);
   napi_unref_threadsafe_function(env, deliver_);
-  napi_add_env_cleanup_hook(env, close_at_exit, executor_.get());
+  napi_add_env_cleanup_hook(env, close_at_exit, this);
+}
+
+// Runs when the environment goes away (exit, worker.terminate()), before Node closes the thread-safe function itself,
+// because hooks run in reverse order: after the join no other thread can touch it.
+void DeviceHandle::close_at_exit(void* data) {
+  auto* handle = static_cast<DeviceHandle*>(data);
+  handle->executor_->close([] {});
+  handle->executor_->join();
+  handle->deliver_ = nullptr;
 }
 
 // By the garbage collector, once nothing is pending, or at the end of the environment, after close_at_exit.
 DeviceHandle::~DeviceHandle() {
-  napi_remove_env_cleanup_hook(env_, close_at_exit, executor_.get());
   executor_.reset();
+  if (!deliver_) return;
+  napi_remove_env_cleanup_hook(env_, close_at_exit, this);
   napi_release_threadsafe_function(deliver_, napi_tsfn_abort);
 }
 
@@ -57,35 +57,51 @@ void DeviceHandle::settle(napi_env raw_env, napi_value, void*, void* data) {
   DeviceHandle& owner = *completion->owner;
   if (--owner.pending_ == 0) napi_unref_threadsafe_function(env, owner.deliver_);
   try {
-    if (completion->error) std::rethrow_exception(completion->error);
-    const Napi::Value value = completion->result ? completion->result(env) : env.Undefined();
-    napi_resolve_deferred(env, completion->deferred, value);
-  } catch (const Error& error) {
-    napi_reject_deferred(env, completion->deferred, to_js_error(env, error).Value());
-  } catch (const Napi::Error& error) {
-    napi_reject_deferred(env, completion->deferred, error.Value());
-  } catch (const std::bad_alloc&) {
-    const Error error("OUT_OF_MEMORY",
-                      "Working memory could not be allocated. Free memory, or run fewer tokens at once.");
-    napi_reject_deferred(env, completion->deferred, to_js_error(env, error).Value());
-  } catch (const std::exception& error) {
-    napi_reject_deferred(env, completion->deferred, to_js_error(env, Error("INTERNAL", error.what())).Value());
+    completion->settle(env);
+  } catch (const Napi::Error&) {
+    // worker.terminate() has forbidden JavaScript meanwhile: nobody waits any more.
   }
   for (napi_ref ref : completion->keep) napi_delete_reference(env, ref);
 }
 
-Napi::Promise DeviceHandle::submit(Napi::Env env, std::function<void(Device&, const std::atomic<bool>&)> work,
-                                   const std::vector<Napi::Value>& keep, std::function<Napi::Value(Napi::Env)> result) {
+void DeviceHandle::Completion::settle(Napi::Env env) {
+  const auto reject = [&](const Error& reason) {
+    napi_reject_deferred(env, deferred, to_js_error(env, reason).Value());
+  };
+  try {
+    if (error) std::rethrow_exception(error);
+    napi_resolve_deferred(env, deferred, result ? result(env) : env.Undefined());
+  } catch (const Error& reason) {
+    reject(reason);
+  } catch (const Napi::Error& reason) {
+    napi_reject_deferred(env, deferred, reason.Value());
+  } catch (const std::bad_alloc&) {
+    reject(Error("OUT_OF_MEMORY", "Working memory could not be allocated. Free memory, or run fewer tokens at once."));
+  } catch (const std::exception& reason) {
+    reject(Error("INTERNAL", reason.what()));
+  }
+}
+
+std::unique_ptr<DeviceHandle::Completion> DeviceHandle::make_completion(Napi::Env env,
+                                                                        const std::vector<Napi::Value>& keep,
+                                                                        napi_value* promise) {
   auto completion = std::make_unique<Completion>();
   completion->owner = this;
-  completion->result = std::move(result);
-  napi_value promise;
-  napi_create_promise(env, &completion->deferred, &promise);
+  // Fails when worker.terminate() comes at this moment.
+  if (napi_create_promise(env, &completion->deferred, promise) != napi_ok) throw Napi::Error::New(env);
   for (const Napi::Value& value : keep) {
     napi_ref ref;
-    napi_create_reference(env, value, 1, &ref);
+    if (napi_create_reference(env, value, 1, &ref) != napi_ok) throw Napi::Error::New(env);
     completion->keep.push_back(ref);
   }
+  return completion;
+}
+
+Napi::Promise DeviceHandle::submit(Napi::Env env, std::function<void(Device&, const std::atomic<bool>&)> work,
+                                   const std::vector<Napi::Value>& keep, std::function<Napi::Value(Napi::Env)> result) {
+  napi_value promise = nullptr;
+  auto completion = make_completion(env, keep, &promise);
+  completion->result = std::move(result);
   Completion* posted = completion.release();
   add_pending(env);
   const bool accepted = executor_->submit({std::move(work), [this, posted](std::exception_ptr error) {
@@ -104,12 +120,9 @@ void DeviceHandle::submit_silently(std::function<void()> work) {
       {[work = std::move(work)](Device&, const std::atomic<bool>&) { work(); }, [](std::exception_ptr) {}});
 }
 
-Napi::Promise DeviceHandle::close(Napi::Env env) {
-  auto completion = std::make_unique<Completion>();
-  completion->owner = this;
-  napi_value promise;
-  napi_create_promise(env, &completion->deferred, &promise);
-  Completion* posted = completion.release();
+Napi::Promise DeviceHandle::close(Napi::Env env, const Napi::Value& self) {
+  napi_value promise = nullptr;
+  Completion* posted = make_completion(env, {self}, &promise).release();
   add_pending(env);
   if (!executor_->close([this, posted] { post(posted); })) settle(env, nullptr, nullptr, posted);
   return Napi::Promise(env, promise);

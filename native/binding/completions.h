@@ -25,11 +25,15 @@ class DeviceHandle {
                        const std::vector<Napi::Value>& keep, std::function<Napi::Value(Napi::Env)> result = nullptr);
   // Runs `work` without telling anyone (freeing memory).
   void submit_silently(std::function<void()> work);
-  // Resolves when the thread has ended. Later calls resolve as well.
-  Napi::Promise close(Napi::Env env);
+  // Resolves when the thread has ended. Later calls resolve as well. `self` is this handle in JavaScript: nobody else
+  // may hold it while the promise is pending.
+  Napi::Promise close(Napi::Env env, const Napi::Value& self);
 
  private:
   struct Completion;
+  std::unique_ptr<Completion> make_completion(Napi::Env env, const std::vector<Napi::Value>& keep,
+                                              napi_value* promise);
+  static void close_at_exit(void* handle);
   static void settle(napi_env env, napi_value, void* context, void* data);
   void post(Completion* completion);
   void add_pending(napi_env env);

@@ -1,6 +1,7 @@
 #include "binding/device_binding.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "binding/completions.h"
 #include "binding/handle.h"
@@ -37,6 +38,10 @@ auto guarded(F body) {
       throw to_js_error(info.Env(), error);
     } catch (const std::bad_alloc&) {
       throw to_js_error(info.Env(), Error("OUT_OF_MEMORY", "Memory could not be allocated."));
+    } catch (const Napi::Error&) {
+      throw;
+    } catch (const std::exception& error) {  // node-addon-api would let it end the process
+      throw to_js_error(info.Env(), Error("INTERNAL", error.what()));
     }
   };
 }
@@ -46,6 +51,11 @@ double number(const Napi::Value& value, const char* what, double max = 900719925
   if (!(number >= 0 && number <= max) || number != std::floor(number))
     fail_arg(std::string(what) + " must be a whole number from 0 to " + std::to_string(static_cast<int64_t>(max)));
   return number;
+}
+
+Napi::Array array_of(const Napi::Value& value, const char* what) {
+  if (!value.IsArray()) fail_arg(std::string(what) + " must be an array");
+  return value.As<Napi::Array>();
 }
 
 DType dtype(const Napi::Value& value) { return static_cast<DType>(number(value, "dtype", kNumDTypes - 1)); }
@@ -67,6 +77,13 @@ void check_range(const Buffer& buffer, double offset, size_t bytes) {
   if (offset > static_cast<double>(buffer.bytes()) || bytes > buffer.bytes() - static_cast<size_t>(offset))
     fail_arg("bytes " + std::to_string(static_cast<int64_t>(offset)) + " to +" + std::to_string(bytes) +
              " are outside a buffer of " + std::to_string(buffer.bytes()));
+}
+
+// Sizes come from JavaScript: nothing here may overflow, a wrapped size would pass every later check.
+size_t checked_matrix_bytes(const Device& device, DType dtype, int64_t count, int64_t out, int64_t in) {
+  const auto real = [](int64_t n) { return static_cast<double>(n); };
+  if (real(count) * (real(out) + 32) * (real(in) + 2) * 4 > 1e15) fail_arg("the matrix is larger than any memory");
+  return device.matrix_bytes(dtype, count, out, in);
 }
 
 Napi::Value describe_ops(const Napi::CallbackInfo& info) {
@@ -127,9 +144,9 @@ Napi::Value free_buffer(const Napi::CallbackInfo& info) {
 Napi::Value matrix_bytes(const Napi::CallbackInfo& info) {
   const double count = number(info[2], "count", 1 << 20), out = number(info[3], "out_features", 1 << 30),
                in = number(info[4], "in_features", 1 << 30);
-  if (count * (out + 32) * (in + 2) * 4 > 1e15) fail_arg("the matrix is larger than any memory");
-  const size_t bytes = from_handle<DeviceHandle>(info[0])->device()->matrix_bytes(
-      dtype(info[1]), static_cast<int64_t>(count), static_cast<int64_t>(out), static_cast<int64_t>(in));
+  const size_t bytes =
+      checked_matrix_bytes(*from_handle<DeviceHandle>(info[0])->device(), dtype(info[1]), static_cast<int64_t>(count),
+                           static_cast<int64_t>(out), static_cast<int64_t>(in));
   return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
@@ -173,11 +190,11 @@ MatrixTarget matrix_target(const Napi::Object& o) {
   return target;
 }
 
-void check_target(Device& device, const MatrixTarget& t, int64_t rows, int64_t cols) {
+void check_target(const Device& device, const MatrixTarget& t, int64_t rows, int64_t cols) {
   if (t.dtype != DType::f32 && t.dtype != DType::bf16) fail_arg("a matrix holds f32 or bf16");
   if (t.index >= t.count || t.row_offset + rows > t.out_features || cols != t.in_features)
     fail_arg("the source does not fit the matrix");
-  if (t.buffer->bytes() < device.matrix_bytes(t.dtype, t.count, t.out_features, t.in_features))
+  if (t.buffer->bytes() < checked_matrix_bytes(device, t.dtype, t.count, t.out_features, t.in_features))
     fail_arg("the buffer is too small for the matrix");
 }
 
@@ -225,8 +242,8 @@ Napi::Value load_rows(const Napi::CallbackInfo& info) {
 // packMatrix(device, Float32Array [rows, inFeatures], target)
 Napi::Value pack_matrix(const Napi::CallbackInfo& info) {
   auto device = from_handle<DeviceHandle>(info[0]);
-  const Bytes from = bytes_of(info[1]);
   const MatrixTarget target = matrix_target(info[2].ToObject());
+  const Bytes from = bytes_of(info[1]);  // after the getters of the target, which could detach it
   check_target(*device->device(), target, target.out_features, target.in_features);
   const double need = static_cast<double>(target.count) * target.out_features * target.in_features * sizeof(float);
   if (static_cast<double>(from.size) < need) fail_arg("the array is smaller than the matrix");
@@ -239,25 +256,30 @@ Napi::Value pack_matrix(const Napi::CallbackInfo& info) {
 // program(device, tensors, code, labels): tensors is a flat array of [buffer|null, offset, bytes, dtype, keep].
 Napi::Value program(const Napi::CallbackInfo& info) {
   auto device = from_handle<DeviceHandle>(info[0]);
-  const auto list = info[1].As<Napi::Array>();
-  std::vector<ProgramTensor> tensors(list.Length() / 5);
-  for (uint32_t i = 0; i < tensors.size(); ++i) {
-    ProgramTensor& t = tensors[i];
-    const Napi::Value buffer = list.Get(5 * i);
+  const Napi::Array list = array_of(info[1], "tensors");
+  std::vector<ProgramTensor> tensors;  // grown entry by entry: the length of a sparse array means nothing
+  for (uint32_t i = 0; i + 4 < list.Length(); i += 5) {
+    ProgramTensor t;
+    const Napi::Value buffer = list.Get(i);
     if (!buffer.IsNull()) t.buffer = from_handle<Buffer>(buffer);
-    t.offset = static_cast<size_t>(number(list.Get(5 * i + 1), "offset"));
-    t.bytes = static_cast<size_t>(number(list.Get(5 * i + 2), "bytes", 1e15));
-    t.dtype = dtype(list.Get(5 * i + 3));
-    t.keep = list.Get(5 * i + 4).ToBoolean();
+    t.offset = static_cast<size_t>(number(list.Get(i + 1), "offset"));
+    t.bytes = static_cast<size_t>(number(list.Get(i + 2), "bytes", 1e15));
+    t.dtype = dtype(list.Get(i + 3));
+    t.keep = list.Get(i + 4).ToBoolean();
     if (t.buffer) check_range(*t.buffer, static_cast<double>(t.offset), t.bytes);
+    tensors.push_back(std::move(t));
   }
-  const Bytes code = bytes_of(info[2]);
-  const auto* values = static_cast<const double*>(code.data);
-  const auto names = info[3].As<Napi::Array>();
-  std::vector<std::string> labels(names.Length());
-  for (uint32_t i = 0; i < labels.size(); ++i) labels[i] = names.Get(i).ToString();
-  std::shared_ptr<Program> made = make_program(
-      *device->device(), std::move(tensors), std::vector<double>(values, values + code.size / sizeof(double)), labels);
+  const Napi::Array names = array_of(info[3], "labels");
+  std::vector<std::string> labels;
+  for (uint32_t i = 0; i < names.Length(); ++i) {
+    const Napi::Value name = names.Get(i);
+    if (!name.IsString()) fail_arg("labels must be strings");
+    labels.push_back(name.As<Napi::String>());
+  }
+  const Bytes code = bytes_of(info[2]);  // last: the lists may have getters
+  std::vector<double> values(code.size / sizeof(double));
+  if (!values.empty()) std::memcpy(values.data(), code.data, values.size() * sizeof(double));
+  std::shared_ptr<Program> made = make_program(*device->device(), std::move(tensors), values, labels);
   return make_handle(info.Env(), std::move(made));
 }
 
@@ -273,19 +295,21 @@ struct Transfer {
   std::vector<std::byte> copy;
 };
 
-std::vector<Transfer> transfers(const Program& program, const Napi::Value& list, bool copy) {
-  const auto array = list.As<Napi::Array>();
+// `arrays` receives the typed arrays. All are fetched before any address is taken: a getter could detach one.
+std::vector<Transfer> transfers(const Program& program, const Napi::Value& list, std::vector<Napi::Value>& arrays) {
+  const Napi::Array pairs = array_of(list, "transfers");
   std::vector<Transfer> result;
-  for (uint32_t i = 0; i + 1 < array.Length(); i += 2) {
-    const auto index = static_cast<size_t>(number(array.Get(i), "tensor", 1e9));
-    if (index >= program.tensors.size()) fail_arg("no such tensor in the program");
-    const ProgramTensor& tensor = program.tensors[index];
+  const size_t first = arrays.size();
+  for (uint32_t i = 0; i + 1 < pairs.Length(); i += 2) {
+    result.push_back({static_cast<size_t>(number(pairs.Get(i), "tensor", 1e9)), {}, {}});
+    arrays.push_back(pairs.Get(i + 1));
+  }
+  for (size_t i = 0; i < result.size(); ++i) {
+    if (result[i].tensor >= program.tensors.size()) fail_arg("no such tensor in the program");
+    const ProgramTensor& tensor = program.tensors[result[i].tensor];
     if (tensor.buffer || !tensor.keep) fail_arg("only inputs and results of a program can be transferred");
-    Transfer t{index, bytes_of(array.Get(i + 1)), {}};
-    if (t.host.size > tensor.bytes) fail_arg("the array is larger than the tensor");
-    const auto* begin = static_cast<const std::byte*>(t.host.data);
-    if (copy) t.copy.assign(begin, begin + t.host.size);
-    result.push_back(std::move(t));
+    result[i].host = bytes_of(arrays[first + i]);
+    if (result[i].host.size > tensor.bytes) fail_arg("the array is larger than the tensor");
   }
   return result;
 }
@@ -295,12 +319,14 @@ std::vector<Transfer> transfers(const Program& program, const Napi::Value& list,
 Napi::Value run(const Napi::CallbackInfo& info) {
   auto device = from_handle<DeviceHandle>(info[0]);
   auto program = from_handle<Program>(info[1]);
-  auto inputs = transfers(*program, info[2], true);
-  auto results = transfers(*program, info[3], false);
   const int flags = static_cast<int>(number(info[4], "flags", 3));
-  std::vector<Napi::Value> keep = {info[0], info[3]};
-  const auto arrays = info[3].As<Napi::Array>();
-  for (uint32_t i = 1; i < arrays.Length(); i += 2) keep.push_back(arrays.Get(i));
+  std::vector<Napi::Value> read_only, keep = {info[0]};
+  auto inputs = transfers(*program, info[2], read_only);
+  for (Transfer& t : inputs) {
+    const auto* begin = static_cast<const std::byte*>(t.host.data);
+    t.copy.assign(begin, begin + t.host.size);
+  }
+  auto results = transfers(*program, info[3], keep);
   auto times = std::make_shared<std::vector<double>>();
   return device->submit(
       info.Env(),
@@ -327,7 +353,7 @@ Napi::Value program_bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(from_handle<Program>(info[0])->arena_bytes));
 }
 
-Napi::Value close(const Napi::CallbackInfo& info) { return from_handle<DeviceHandle>(info[0])->close(info.Env()); }
+Napi::Value close(const Napi::CallbackInfo& info) { return from_handle<DeviceHandle>(info[0])->close(info.Env(), info[0]); }
 
 }  // namespace
 

@@ -28,6 +28,7 @@ class ThreadPool {
   void work(int thread);
   void claim_chunks(int thread);
   void finish_chunk();
+  void end_workers();
 
   // The state of a job in one word, so that a claim is one fetch_add whose answer describes the job it belongs to:
   // number of chunks (upper half) | next chunk (lower half). A late worker can only overshoot `next`.

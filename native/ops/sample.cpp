@@ -7,6 +7,7 @@
 
 #include "device/cpu.h"
 #include "support/error.h"
+#include "support/philox.h"
 #include "support/simd.h"
 #include "support/vocab_select.h"
 
@@ -61,21 +62,6 @@ class Workspace {
   std::byte* block_;
   int64_t bytes_ = 0;
 };
-
-// Uniform in [0, 1), 53 bits: Philox4x32-10 (Salmon et al., 2011) with the seed as its key and (position, choice) as
-// its counter. No state is kept, so neither neighbours nor the past of a sequence change a draw.
-double uniform(uint32_t seed_low, uint32_t seed_high, uint32_t choice, uint32_t position) {
-  uint32_t c[4] = {position, choice, 0, 0};
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xD2511F53u} * c[0], p1 = uint64_t{0xCD9E8D57u} * c[2];
-    const uint32_t next[4] = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ seed_low, static_cast<uint32_t>(p1),
-                              static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ seed_high, static_cast<uint32_t>(p0)};
-    std::copy_n(next, 4, c);
-    seed_low += 0x9E3779B9u;
-    seed_high += 0xBB67AE85u;
-  }
-  return static_cast<double>((uint64_t{c[0]} << 32 | c[1]) >> 11) * 0x1p-53;
-}
 
 class Row {
  public:
@@ -183,6 +169,7 @@ class Row {
       max_logit = max(block, max_logit);
       max_score = max(s == logits_ + first ? block : max_of(s, n), max_score);
     }
+    // The maximum passes over NaN; the sum finds it.
     ChunkStats stats{reduce_max(max_logit), reduce_max(max_score), 0};
     const Weight weight(stats.max_logit > -kInfinity ? stats.max_logit : 0.0f, 1.0f);
     for (int64_t first = begin; first < end; first += kBlock) {
@@ -194,13 +181,6 @@ class Row {
     return stats;
   }
 
-  // Passes over NaN, which the sum of exponentials finds.
-  static Vec max_of(const float* x, int64_t n) {
-    Vec largest = set1(-kInfinity);
-    for_vectors(n, [&](int64_t i, auto lanes) { largest = max(load_scores(x + i, lanes), largest); });
-    return largest;
-  }
-
   int32_t choose() const {
     const int32_t forced = ints_[sample_ints::forced_id];
     if (forced >= 0) return forced < vocab_ ? forced : -1;
@@ -208,17 +188,16 @@ class Row {
   }
 
   int32_t greedy() const {
-    const ChunkStats* stats = work_.stats;
-    int64_t first =
-        (std::find_if(stats, stats + chunks_, [&](const ChunkStats& s) { return s.max_score == best_; }) - stats) *
-        kChunk;
+    const auto is_best = [&](const ChunkStats& stats) { return stats.max_score == best_; };
+    int64_t first = kChunk * (std::find_if(work_.stats, work_.stats + chunks_, is_best) - work_.stats);
     float buffer[kBlock];
-    for (;; first += kBlock) {
+    for (; first < vocab_; first += kBlock) {
       const int64_t n = std::min(kBlock, vocab_ - first);
       const float* s = scores(first, n, buffer);
       const float* found = std::find(s, s + n, best_);
       if (found != s + n) return static_cast<int32_t>(first + (found - s));
     }
+    return -1;
   }
 
   int32_t draw() const {
@@ -238,49 +217,33 @@ class Row {
     if (top_p < 1) kept = shortest(top_p * kept.mass, kept.count);
     const float min_p = floats_[sample_floats::min_p];
     if (min_p > 0) {
-      const float distance = static_cast<float>(-std::log(std::min(double{min_p}, 1.0)) * temperature);
-      const int64_t count = count_within(buckets, distance, score_of_ids, chunks);
+      const auto distance = static_cast<float>(-std::log(std::min(double{min_p}, 1.0)) * temperature);
+      const int64_t count = count_within(buckets, std::max(0.0f, distance), score_of_ids, chunks);
       if (count < kept.count) kept = shortest(kInfinity, count);
     }
-    const double u = uniform(ints_[sample_ints::seed_low], ints_[sample_ints::seed_high], ints_[sample_ints::choice],
-                             ints_[sample_ints::position]);
+    const double u = philox_uniform(
+        {static_cast<uint32_t>(ints_[sample_ints::seed_low]), static_cast<uint32_t>(ints_[sample_ints::seed_high])},
+        {static_cast<uint32_t>(ints_[sample_ints::position]), static_cast<uint32_t>(ints_[sample_ints::choice])});
     return id_of(shortest(u * kept.mass, kept.count).last);
   }
 
   float logprob(float logit) const { return static_cast<float>(logit - log_sum_); }
 
   void write_top(bool valid) const {
-    constexpr Key kNone = ~Key{0};  // behind every candidate; its id reads -1
     const int64_t num_top = a_.num_top;
     if (valid) {
-      for_chunks([&](int64_t chunk) { top_of_chunk(chunk, kNone); });
+      for_chunks([&](int64_t chunk) {
+        const int64_t first = chunk * kChunk;
+        find_top(logits_, first, std::min(vocab_, first + kChunk), work_.top + chunk * num_top, num_top);
+      });
       std::partial_sort(work_.top, work_.top + num_top, work_.top + chunks_ * num_top);
     }
     for (int64_t i = 0; i < num_top; ++i) {
-      const Key key = valid ? work_.top[i] : kNone;
+      const Key key = valid ? work_.top[i] : kNoKey;
       a_.top_ids.as<int32_t>()[row_ * num_top + i] = id_of(key);
-      a_.top_logprobs.as<float>()[row_ * num_top + i] = key != kNone ? logprob(score_of(key))
-                                                        : valid      ? -kInfinity
-                                                                     : kNaN;
-    }
-  }
-
-  // The largest logits of a chunk, best first.
-  void top_of_chunk(int64_t chunk, Key none) const {
-    Key* top = work_.top + chunk * a_.num_top;
-    Key* last = top + a_.num_top - 1;
-    std::fill(top, last + 1, none);
-    const int64_t end = std::min(vocab_, (chunk + 1) * kChunk);
-    for (int64_t first = chunk * kChunk; first < end; first += kBlock) {
-      const int64_t n = std::min(kBlock, end - first);
-      if (key_of(reduce_max(max_of(logits_ + first, n)), first) > *last) continue;
-      for (int64_t id = first; id < first + n; ++id) {
-        const Key key = key_of(logits_[id], id);
-        if (key > *last) continue;
-        Key* at = std::upper_bound(top, last, key);
-        std::copy_backward(at, last, last + 1);
-        *at = key;
-      }
+      a_.top_logprobs.as<float>()[row_ * num_top + i] = key != kNoKey ? logprob(score_of(key))
+                                                        : valid       ? -kInfinity
+                                                                      : kNaN;
     }
   }
 

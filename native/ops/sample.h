@@ -1,9 +1,11 @@
-// The next token of each row. In this order: ids >= vocab_limit are masked; repetition penalty (prompt and output),
-// frequency and presence penalties (output); logit bias; temperature (0 = greedy: argmax, lowest id on ties); top-k (0
-// = off); top-p (1 = off); min-p (0 = off); one draw. The random number is a function of (seed, choice, position)
-// alone, so neighbours in the batch do not change it. forced_id >= 0 takes that token instead (scoring). logprob is the
-// log-softmax of the logits as they came (masked ids excluded), of the token taken; top_* are the largest. A row with
-// NaN, or without any finite logit, gives token -1.
+// The next token of each row. In this order: ids >= vocab_limit are masked (<= 0: none); repetition penalty (prompt and
+// output), frequency and presence penalties (output); logit bias; temperature (0 = greedy: argmax, lowest id on ties);
+// top-k (0 = off); top-p of what top-k left (1 = off); min-p, relative to the best (0 = off); one draw from what is
+// left, walking it from the best down, the lower id first on ties. The random number is a function of (seed, choice,
+// position) alone, so neighbours in the batch do not change it. A probability below e^-87 of the best one's is zero.
+// forced_id >= 0 takes that token instead (scoring). logprob is the log-softmax of the logits as they came (masked ids
+// excluded), of the token taken; top_* are the largest, filled up with id -1. A row with NaN or +infinity, or that
+// leaves nothing finite to take, and a forced_id that is masked, give token -1 with logprob NaN.
 #pragma once
 
 #include "program/op.h"

@@ -14,6 +14,8 @@ int64_t product(const std::vector<int64_t>& dims, const Record& record) {
   int64_t total = 1;
   for (int64_t d : dims)
     if (__builtin_mul_overflow(total, d, &total)) fail_arg(record.label + ": the sizes overflow");
+  // Far beyond any memory, and still without overflow once multiplied by bytes or rounded up to whole panels.
+  if (total > int64_t{1} << 50) fail_arg(record.label + ": the sizes are larger than any memory");
   return total;
 }
 

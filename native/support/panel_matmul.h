@@ -26,10 +26,14 @@ inline constexpr int kTileRows = 3, kAccumulators = 12;
 
 // A panel's weights over a block of k (16 KiB) stay in L1 while the rows of an item pass by.
 inline constexpr int64_t kBlockWords = 128;
-// Widening bf16 inside the largest tile needs more than 16 registers, so there a block is widened once for all rows.
+// Widening bf16 inside the largest tile needs more than 16 registers. There, tiles of two rows widen as they go, up to
+// kDirectRows; with more rows a block is widened once for all of them.
 inline constexpr bool kWidenBlocks = OPENMOE_ISA_LEVEL < 2;
+inline constexpr int64_t kDirectRows = 8;
 // The rows of an item over a block of k (48 or 96 KiB of x) stay in L2 while its panels pass by.
 inline constexpr int64_t kItemRows = 96;
+// Numbers of x that leave room for a stream in L2.
+inline constexpr int64_t kSmallX = 32768;
 // A single tile streams its panels from memory, and hardware prefetch pauses at every 4 KiB page.
 inline constexpr int64_t kPrefetchWords = 1024;
 
@@ -205,10 +209,10 @@ struct Item {
 };
 
 // All rows of an item times the panel at `word` (and its neighbour, in wide column groups) over a block of k.
-template <int Vectors, class W>
+template <int Vectors, class W, int TileRows = kTileRows>
 void run_panel(const Item<typename W::X>& m, int64_t panel, const uint32_t* word, int64_t k, int64_t num_k) {
   constexpr int kColumns = Vectors * kLanes;
-  const int64_t tiles = (m.rows + kTileRows - 1) / kTileRows, tile_rows = m.rows / tiles, longer = m.rows % tiles;
+  const int64_t tiles = (m.rows + TileRows - 1) / TileRows, tile_rows = m.rows / tiles, longer = m.rows % tiles;
   const int64_t end = std::min((panel + std::max(1, kColumns / kPanel)) * kPanel, m.out_features);
   for (int64_t c = panel * kPanel; c < end; c += kColumns) {
     Tile<typename W::X> t{.x = m.x + k / W::kPerWord * W::kXPerWord,
@@ -237,6 +241,7 @@ inline void widen_panel(const uint32_t* from, int64_t words, float* to) {
     for (int c = 0; c < kPanel; c += kLanes) {
       Vec even, odd;
       load_pairs(reinterpret_cast<const bf16*>(from + c), even, odd);
+      if (c % 16 == 0) __builtin_prefetch(from + c + kBlockWords / 2 * kPanel);
       store(to + c, even);
       store(to + kPanel + c, odd);
     }
@@ -248,25 +253,31 @@ void run_item(const Item<typename W::X>& m) {
   constexpr bool kWiden = kWidenBlocks && std::is_same_v<W, Bf16Weights>;
   const bool one_tile = m.rows <= kTileRows;
   const int64_t block = one_tile ? std::max<int64_t>(m.in_features, 1) : kBlockWords * (kWiden ? 1 : W::kPerWord);
-  for (int64_t k = 0; k == 0 || k < m.in_features; k += block) {
-    const int64_t num_k = std::min(block, m.in_features - k);
-    for (int64_t panel = m.first_panel; panel < m.end_panel; panel += kGroupPanels) {
-      const uint32_t* word = m.weight + panel * m.panel_words + k / W::kPerWord * kPanel;
-      if constexpr (kWiden) {
-        if (!one_tile) {
-          alignas(64) float wide[kBlockWords * kPanel];
-          widen_panel(word, (num_k + 1) / 2, wide);
-          run_panel<Vectors, F32Weights>(m, panel, reinterpret_cast<const uint32_t*>(wide), k, num_k);
-          continue;
+  // All panels pass by one block of x before the next, unless all of x stays in L2: then each panel is one stream.
+  const int64_t span = m.rows * m.in_features <= kSmallX ? kGroupPanels : m.end_panel - m.first_panel;
+  for (int64_t first = m.first_panel; first < m.end_panel; first += span) {
+    const int64_t end = std::min(first + span, m.end_panel);
+    for (int64_t k = 0; k == 0 || k < m.in_features; k += block) {
+      const int64_t num_k = std::min(block, m.in_features - k);
+      for (int64_t panel = first; panel < end; panel += kGroupPanels) {
+        const uint32_t* word = m.weight + panel * m.panel_words + k / W::kPerWord * kPanel;
+        if constexpr (kWiden) {
+          if (!one_tile && m.rows <= kDirectRows) {
+            run_panel<Vectors, W, 2>(m, panel, word, k, num_k);
+            continue;
+          }
+          if (!one_tile) {
+            alignas(64) float wide[kBlockWords * kPanel];
+            widen_panel(word, (num_k + 1) / 2, wide);
+            run_panel<Vectors, F32Weights>(m, panel, reinterpret_cast<const uint32_t*>(wide), k, num_k);
+            continue;
+          }
         }
-      }
-      if constexpr (kGroupPanels > 1) {
-        if (panel + 1 == m.end_panel) {
+        if (panel + kGroupPanels > end)
           run_panel<Vectors / 2, W>(m, panel, word, k, num_k);
-          continue;
-        }
+        else
+          run_panel<Vectors, W>(m, panel, word, k, num_k);
       }
-      run_panel<Vectors, W>(m, panel, word, k, num_k);
     }
   }
 }

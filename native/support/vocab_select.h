@@ -28,6 +28,7 @@ inline int bucket_of(float distance) {
 
 // A score and its id as one number; ascending order is best first.
 using Key = uint64_t;
+inline constexpr Key kNoKey = ~Key{0};  // behind every score; its id reads -1
 inline Key key_of(float score, int64_t id) {
   const uint32_t bits = std::bit_cast<uint32_t>(score + 0.0f);  // -0 ties with 0
   const uint32_t rising = bits >> 31 ? ~bits : bits | 0x80000000u;
@@ -37,6 +38,39 @@ inline int32_t id_of(Key key) { return static_cast<int32_t>(key); }
 inline float score_of(Key key) {
   const uint32_t rising = ~static_cast<uint32_t>(key >> 32);
   return std::bit_cast<float>(rising >> 31 ? rising & 0x7fffffffu : ~rising);
+}
+
+// Loads with -infinity past the end: the neutral score.
+inline Vec load_scores(const float* p, Full) { return load(p); }
+inline Vec load_scores(const float* p, Tail t) {
+  float lanes[kLanes];
+  std::fill_n(lanes, kLanes, -kInfinity);
+  std::copy_n(p, t.n, lanes);
+  return load(lanes);
+}
+
+// The largest of n scores, by lane. Passes over NaN.
+inline Vec max_of(const float* scores, int64_t n) {
+  Vec largest = set1(-kInfinity);
+  for_vectors(n, [&](int64_t i, auto lanes) { largest = max(load_scores(scores + i, lanes), largest); });
+  return largest;
+}
+
+// The `count` best of ids [first, end), best first; filled up with kNoKey.
+inline void find_top(const float* scores, int64_t first, int64_t end, Key* top, int64_t count) {
+  Key* last = top + count - 1;
+  std::fill_n(top, count, kNoKey);
+  for (; first < end; first += kBlock) {
+    const int64_t n = std::min(kBlock, end - first);
+    if (key_of(reduce_max(max_of(scores + first, n)), first) > *last) continue;
+    for (int64_t id = first; id < first + n; ++id) {
+      const Key key = key_of(scores[id], id);
+      if (key > *last) continue;
+      Key* at = std::upper_bound(top, last, key);
+      std::copy_backward(at, last, last + 1);
+      *at = key;
+    }
+  }
 }
 
 // exp((score - best) / temperature), and exactly zero from e^-87 down, so that a banned id is never a candidate.
@@ -52,15 +86,6 @@ class Weight {
  private:
   Vec best_, scale_;
 };
-
-// Loads with -infinity past the end: the neutral score.
-inline Vec load_scores(const float* p, Full) { return load(p); }
-inline Vec load_scores(const float* p, Tail t) {
-  float lanes[kLanes];
-  std::fill_n(lanes, kLanes, -kInfinity);
-  std::copy_n(p, t.n, lanes);
-  return load(lanes);
-}
 
 // Where a prefix ends: its last candidate, and what lies in it.
 struct Prefix {

@@ -1,7 +1,9 @@
 import { readFile } from 'node:fs/promises'
 import type { Command } from 'commander'
+import { OpenMoeError } from '../../errors.ts'
 import type { Model } from '../../model/model.ts'
-import { loadFromOptions, type ModelOptions, wholeNumber, withModelOptions } from '../model_options.ts'
+import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
+import { loadFromOptions, type ModelOptions, positiveNumber, withModelOptions } from '../model_options.ts'
 import { interruptSignal, note, printJson } from '../output.ts'
 
 export interface FileScore {
@@ -17,11 +19,11 @@ export function addScore(program: Command): void {
     .command('score')
     .description('how well a model predicts text files: nats per token and bits per byte')
     .argument('<file...>', 'UTF-8 text files; a form feed separates documents')
-    .option('--window <n>', 'tokens predicted at a time, each window after the start token', wholeNumber, 512)
+    .option('--window <n>', 'tokens predicted at a time, each window after the start token', positiveNumber, 512)
     .option(
       '--max-windows <n>',
-      'full windows per file at most (default: all, and the rest of each document)',
-      wholeNumber,
+      'full windows per file at most, evenly spaced (default: all, and the rest of each document)',
+      positiveNumber,
     )
   withModelOptions(command)
     .option('--json', 'print one JSON value')
@@ -52,7 +54,11 @@ export function addScore(program: Command): void {
     )
 }
 
-/** Cuts each document into windows, and scores each window after the start token, the end token included. */
+/**
+ * Cuts each document, its end token included, into windows and scores each window after the start token. With
+ * `maxWindows` only full windows count, and of more than that so many are taken at even distances, the first and the
+ * last among them: the rule of openmoe-tiny's validation.json.
+ */
 export async function scoreFile(
   model: Model,
   file: string,
@@ -61,22 +67,17 @@ export async function scoreFile(
 ): Promise<FileScore> {
   const { tokenizer, config } = model
   const total = { tokens: 0, bytes: 0, nats: 0 }
-  let windows = 0
-  for (const document of (await readFile(file, 'utf8')).split('\f')) {
-    if (document.trim() === '') continue
-    const ids = [...tokenizer.encode(document, { addSpecial: false }), config.eosTokenId]
-    for (let start = 0; start < ids.length; start += options.window) {
-      if (options.maxWindows !== undefined) {
-        if (windows === options.maxWindows) break
-        if (start + options.window > ids.length) continue
-      }
-      const targets = ids.slice(start, start + options.window)
-      const { logprobs } = await model.score([config.bosTokenId, ...targets], { signal })
-      windows++
-      total.tokens += targets.length
-      total.bytes += Buffer.byteLength(tokenizer.decode(targets))
-      total.nats -= logprobs.reduce((sum, logprob) => sum + logprob, 0)
-    }
+  for (const window of windowsOf(tokenizer, config.eosTokenId, await readFile(file, 'utf8'), options)) {
+    const { logprobs } = await model.score([config.bosTokenId, ...window], { signal })
+    total.tokens += window.length
+    total.bytes += Buffer.byteLength(tokenizer.decode(window))
+    total.nats -= logprobs.reduce((sum, logprob) => sum + logprob, 0)
+  }
+  if (total.tokens === 0) {
+    throw new OpenMoeError(
+      'ERR_OPENMOE_INVALID_ARG',
+      `${file} has nothing to score${options.maxWindows ? `: no document has ${options.window} tokens. Pass a smaller --window` : ''}.`,
+    )
   }
   return {
     file,
@@ -85,4 +86,23 @@ export async function scoreFile(
     natsPerToken: total.nats / total.tokens,
     bitsPerByte: total.nats / Math.LN2 / total.bytes,
   }
+}
+
+function windowsOf(
+  tokenizer: Tokenizer,
+  eosTokenId: number,
+  text: string,
+  { window, maxWindows }: { window: number; maxWindows?: number },
+): number[][] {
+  const windows: number[][] = []
+  for (const document of text.split('\f')) {
+    if (document.trim() === '') continue
+    const ids = [...tokenizer.encode(document, { addSpecial: false }), eosTokenId]
+    for (let start = 0; start < ids.length; start += window) windows.push(ids.slice(start, start + window))
+  }
+  if (maxWindows === undefined) return windows
+  const full = windows.filter((ids) => ids.length === window)
+  if (full.length <= maxWindows) return full
+  const step = maxWindows > 1 ? (full.length - 1) / (maxWindows - 1) : 0
+  return Array.from({ length: maxWindows }, (_, i) => full[Math.round(i * step)]!)
 }

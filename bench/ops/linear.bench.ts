@@ -1,0 +1,28 @@
+import { linear } from '../../lib/ops/linear.ts'
+import type { OpBench, OpCase } from '../shapes.ts'
+import { randomHost, randomOn, TOKENS } from './random.ts'
+
+export const bench: OpBench = {
+  async cases(device, { hiddenSize, intermediateSize, vocabSize, dtype }) {
+    const cases: OpCase[] = []
+    for (const [layer, outFeatures, inFeatures] of [
+      ['gate_up', 3 * intermediateSize, hiddenSize],
+      ['down', hiddenSize, intermediateSize],
+      ['lm_head', vocabSize, hiddenSize],
+    ] as const) {
+      const weight = await device.matrix(randomHost('f32', [outFeatures, inFeatures]), dtype)
+      for (const { name, tokens } of TOKENS) {
+        if (layer === 'lm_head' && tokens > 64) continue // a prompt asks for the logits of its last token only
+        const x = await randomOn(device, 'f32', [tokens, inFeatures])
+        cases.push({
+          name: `${layer} ${name}`,
+          record: (p) => linear(p, x, weight),
+          bytes: weight.bytes + 4 * tokens * (inFeatures + outFeatures),
+          flops: 2 * tokens * inFeatures * outFeatures,
+          bound: tokens <= 8 ? 'memory' : 'compute',
+        })
+      }
+    }
+    return cases
+  },
+}

@@ -1,0 +1,88 @@
+import { expect, it } from 'vitest'
+import { linear } from '../../lib/ops/linear.ts'
+import { openDevice } from '../../lib/device.ts'
+import { type HostTensor, tensor } from '../../lib/tensor.ts'
+import { linear as reference } from '../reference/linear.ts'
+import { expectError } from '../support/expect_error.ts'
+import { expectSameBits, F32_NMSE, rows, throughBf16 } from '../support/op_fixture.ts'
+import { describeOp, f32, nmse, randomTensor } from './describe_op.ts'
+
+/** Activations rounded to bf16: half a unit of 2^-8 in each product, serving.md 3.1. */
+const BF16_ACTIVATIONS_NMSE = 3e-5
+
+// Around the edges of panels (32), tiles (3, 6, 12 rows), blocks of k (128, 256) and items (96 rows).
+const SHAPES = [
+  ...[0, 1, 2, 3, 4, 5, 7, 12, 13, 33, 97, 200].map((tokens) => [tokens, 67, 135] as const),
+  ...[1, 2, 3, 8, 16, 31, 32, 33, 63, 64, 65, 96].map((out) => [5, out, 40] as const),
+  ...[1, 2, 3, 127, 128, 129, 255, 256, 257, 511, 770].map((inFeatures) => [14, 40, inFeatures] as const),
+  [1, 1000, 768] as const,
+  [2, 300, 1025] as const,
+  [222, 256, 511] as const,
+]
+
+describeOp('linear', ({ backend, roundsActivations, run, matrix }) => {
+  for (const dtype of ['f32', 'bf16'] as const) {
+    const stored = (weight: HostTensor) => (dtype === 'bf16' ? throughBf16(weight.data) : weight.data)
+    const bound = dtype === 'bf16' && roundsActivations ? BF16_ACTIVATIONS_NMSE : F32_NMSE
+
+    it(`multiplies each row of x with each row of ${dtype} weights`, async () => {
+      const weight = await matrix(f32([1, 0, 0, 0, 10, 100, 1, 1, 1], [3, 3]), dtype)
+      const out = await run((p) => linear(p, f32([1, 2, 3, 4, 5, 6], [2, 3]), weight))
+      expect([...out.data]).toEqual([1, 320, 6, 4, 650, 15])
+    })
+
+    it.each(SHAPES)(
+      `agrees with the reference at %i tokens, ${dtype} [%i, %i]`,
+      async (tokens, out, inFeatures) => {
+        const x = randomTensor(1, [tokens, inFeatures])
+        const weight = randomTensor(2, [out, inFeatures])
+        const packed = await matrix(weight, dtype)
+        const actual = await run((p) => linear(p, x, packed))
+        expect(nmse(actual.data, reference(x.data, stored(weight), inFeatures))).toBeLessThan(bound)
+      },
+    )
+
+    it(`gives a row the same bits alone, in any batch, twice, and with 1 or 3 threads, ${dtype}`, async () => {
+      const x = randomTensor(3, [210, 771])
+      const weight = randomTensor(4, [131, 771])
+      const packed = await matrix(weight, dtype)
+      const all = await run((p) => linear(p, x, packed))
+      expectSameBits((await run((p) => linear(p, x, packed))).data, all.data)
+      for (const size of [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 24, 25, 95, 96, 97]) {
+        for (const begin of [0, 113]) {
+          const some = await run((p) => linear(p, rows(x, begin, begin + size), packed))
+          expectSameBits(some.data, rows(all, begin, begin + size).data)
+        }
+      }
+      for (const threads of [1, 3]) {
+        const device = await openDevice('cpu', { isa: backend.replace('cpu ', '') as 'portable', threads })
+        const again = await device.matrix(weight, dtype)
+        expectSameBits((await device.run((p) => linear(p, x, again))).data, all.data)
+        await device.dispose()
+      }
+    })
+
+    it(`keeps NaN and infinity in their own row, ${dtype}`, async () => {
+      const x = randomTensor(5, [9, 70])
+      const clean = tensor(x.data.slice(), x.shape)
+      x.data[4 * 70 + 69] = NaN
+      x.data[5 * 70] = Infinity
+      const packed = await matrix(randomTensor(6, [40, 70]), dtype)
+      const out = await run((p) => linear(p, x, packed))
+      const expected = await run((p) => linear(p, clean, packed))
+      expect([...rows(out, 4, 5).data].every(Number.isNaN)).toBe(true)
+      expect([...rows(out, 5, 6).data].some(Number.isFinite)).toBe(false)
+      expectSameBits(rows(out, 0, 4).data, rows(expected, 0, 4).data)
+      expectSameBits(rows(out, 6, 9).data, rows(expected, 6, 9).data)
+    })
+  }
+
+  it('refuses x of another width, and a stack of matrices', async () => {
+    const weight = await matrix(randomTensor(1, [4, 3]))
+    const stack = await matrix(randomTensor(1, [2, 4, 3]))
+    const x = randomTensor(2, [1, 2])
+    await expectError(() => run((p) => linear(p, x, weight)), 'ERR_OPENMOE_INVALID_ARG', /linear: weight is/)
+    const y = randomTensor(2, [1, 3])
+    await expectError(() => run((p) => linear(p, y, stack)), 'ERR_OPENMOE_INVALID_ARG', /linear: weight is/)
+  })
+})
