@@ -65,6 +65,7 @@ export class BenchContext {
   }
 
   row(name: string, dtype: WeightDtype, work: Work, timing: Timing, more: Partial<Row> = {}): Row {
+    const { bound, roof, fraction } = judge(work, timing.medianUs, dtype, this.roofs)
     return {
       name,
       backend: this.device.name,
@@ -72,7 +73,9 @@ export class BenchContext {
       dtype,
       ...timing,
       ...work,
-      ...judge(work, timing.medianUs, dtype, this.roofs),
+      bound,
+      roof,
+      fraction,
       ...more,
     }
   }

@@ -78,24 +78,28 @@ export function rowLine(row: Row): string {
 }
 
 export function breakdownLines({ name, wallUs, parts }: Breakdown): string {
-  const lines = parts.map(({ part, records, us, idealUs, fraction }) =>
-    [
-      `  ${part}`.padEnd(34),
-      `${records} x`.padStart(6),
-      units.time(us).padStart(10),
-      `${units.percent(us / wallUs).padStart(5)} of step`,
-      idealUs > 0 ? `   ${units.percent(fraction).padStart(4)} of roof` : '',
-      `   ${units.time(us - idealUs).padStart(9)} lost`,
-    ].join(''),
-  )
-  return [`${name}: ${units.time(wallUs)}`, ...lines].join('\n')
+  // What takes less than a thousandth of the step is only in the JSON.
+  const lines = parts
+    .filter(({ us }) => us >= wallUs / 1000)
+    .map(({ part, records, us, idealUs, fraction }) =>
+      [
+        `  ${part}`.padEnd(34),
+        `${records} x`.padStart(6),
+        units.time(us).padStart(10),
+        `${units.percent(us / wallUs).padStart(5)} of step`,
+        idealUs > 0 ? `${units.percent(fraction).padStart(7)} of roof` : ' '.repeat(15),
+        `${units.time(us - idealUs).padStart(12)} lost`,
+      ].join(''),
+    )
+  return [`  fastest of the profiled steps: ${units.time(wallUs)}`, ...lines].join('\n')
 }
 
 export function roofLines(roofs: RoofSet): string {
   const gb = (n: number): string => (n / 1e9).toFixed(1)
   const line = (what: string, unit: string, roof: RoofSet['read']): string =>
     `  ${what.padEnd(12)}${gb(roof.median).padStart(8)} ${unit.padEnd(8)} best ${gb(roof.best)}, ` +
-    `${roof.cleanSlices} of ${roof.slices} slices clean, ${roof.instructions}`
+    `${roof.cleanSlices} of ${roof.slices} slices clean, ${roof.instructions}` +
+    (roof.cleanSlices < 5 ? '  TOO BUSY: the best slice, at most the roof' : '')
   return [
     `roofs, ${roofs.threads} thread${roofs.threads === 1 ? '' : 's'}`,
     line('DRAM read', 'GB/s', roofs.read),

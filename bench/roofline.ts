@@ -49,6 +49,8 @@ export interface Verdict {
   bound: 'memory' | 'compute'
   /** bytes/s or FLOP/s */
   roof: number
+  /** Microseconds at the roof. */
+  idealUs: number
   /** Share of the roof that was reached; 1 is all of it. */
   fraction: number
 }
@@ -63,9 +65,11 @@ export function judge(
   const memoryUs = (work.bytes / roofs.read.median) * 1e6
   const computeUs = (work.flops / roofs[dtype].median) * 1e6
   const memory = memoryUs >= computeUs
+  const idealUs = Math.max(memoryUs, computeUs)
   return {
     bound: memory ? 'memory' : 'compute',
     roof: memory ? roofs.read.median : roofs[dtype].median,
-    fraction: (memory ? memoryUs : computeUs) / us,
+    idealUs,
+    fraction: idealUs / us,
   }
 }

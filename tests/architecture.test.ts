@@ -110,11 +110,12 @@ function partOf(file: string): (typeof PARTS)[number] {
   return part
 }
 
+// `import x from '...'`, `import '...'`, `export ... from '...'` at the start of a line, and `import('...')` anywhere.
+const IMPORT = /^(?:import|export)\s(?:[^'"]*\sfrom\s+)?['"]([^'"]+)['"]|\bimport\(\s*['"]([^'"]+)['"]/gm
+
 /** What a file imports or re-exports, types included: `./x.ts` as a path from the root, packages as they are. */
 function importsOf(file: string): string[] {
-  const specifiers = [...text(file).matchAll(/\b(?:from|import)\s*\(?\s*['"]([^'"]+)['"]/g)].map(
-    (match) => match[1]!,
-  )
+  const specifiers = [...text(file).matchAll(IMPORT)].map((match) => (match[1] ?? match[2])!)
   return specifiers.map((name) => (name.startsWith('.') ? posix.join(posix.dirname(file), name) : name))
 }
 

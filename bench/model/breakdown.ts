@@ -3,7 +3,6 @@ import type { Program } from '../../lib/program.ts'
 import type { BenchContext, WeightDtype, Work } from '../context.ts'
 import type { Breakdown } from '../report.ts'
 import { judge } from '../roofline.ts'
-import { quantile } from '../sampling.ts'
 
 export type Profile = { label: string; microseconds: number }[]
 
@@ -26,29 +25,38 @@ export function profiling(device: Device, profiles: Profile[]): Device {
   return Object.assign(Object.create(device) as Device, { compile })
 }
 
-/** Time per part of the network: the median of each record over the profiled steps, summed over the layers. */
+export interface ProfiledStep {
+  wallUs: number
+  profile: Profile
+  work: ReadonlyMap<string, Work>
+}
+
+/** Time per part of the network, summed over the layers. Of one step, the fastest, so that the parts add up to it. */
 export function breakDown(
   context: BenchContext,
-  step: { name: string; dtype: WeightDtype; wallUs: number },
-  profiles: readonly Profile[],
-  work: ReadonlyMap<string, Work>,
+  name: string,
+  dtype: WeightDtype,
+  steps: readonly ProfiledStep[],
 ): Breakdown {
+  const { wallUs, profile, work } = steps.reduce((best, step) => (step.wallUs < best.wallUs ? step : best))
   const parts = new Map<string, { records: number; us: number }>()
-  profiles[0]?.forEach(({ label }, i) => {
-    const sorted = profiles.map((profile) => profile[i]!.microseconds).sort((a, b) => a - b)
+  for (const { label, microseconds } of profile) {
     const part = label.replace(/^layers\.\d+\./, '')
     const { records, us } = parts.get(part) ?? { records: 0, us: 0 }
-    parts.set(part, { records: records + 1, us: us + quantile(sorted, 0.5) })
-  })
+    parts.set(part, { records: records + 1, us: us + microseconds })
+  }
   const kernels = [...parts.values()].reduce((sum, { us }) => sum + us, 0)
-  parts.set('(host: record, hop, copies)', { records: 1, us: Math.max(0, step.wallUs - kernels) })
+  parts.set('(host: record, hop, copies)', { records: 1, us: wallUs - kernels })
   return {
-    ...step,
+    name,
     shape: context.shape,
+    dtype,
+    wallUs,
     parts: [...parts]
       .map(([part, { records, us }]) => {
-        const { fraction } = judge(work.get(part) ?? { bytes: 0, flops: 0 }, us, step.dtype, context.roofs)
-        return { part, records, us, idealUs: fraction * us, fraction }
+        const needed = work.get(part)
+        const idealUs = needed ? judge(needed, us, dtype, context.roofs).idealUs : 0
+        return { part, records, us, idealUs, fraction: idealUs / us }
       })
       .sort((a, b) => b.us - a.us),
   }

@@ -10,7 +10,7 @@ import { sampleFloats, sampleInts, writeSampleRow } from '../../lib/ops/sample.t
 import type { BenchContext, WeightDtype } from '../context.ts'
 import { breakdownLines, rowLine } from '../report.ts'
 import { collect } from '../sampling.ts'
-import { breakDown, type Profile, profiling } from './breakdown.ts'
+import { breakDown, type Profile, type ProfiledStep, profiling } from './breakdown.ts'
 import { syntheticConfig } from './config.ts'
 import { randomWeights, uniform } from './random_weights.ts'
 import { stepWork, totalWork } from './work.ts'
@@ -105,13 +105,19 @@ export async function benchModel(context: BenchContext, dtype: WeightDtype): Pro
     context.rows.push(row)
     console.log(rowLine(row))
 
-    profiles.length = 0
-    let parts = new Map<string, { bytes: number; flops: number }>()
-    for (let i = 0; i < (context.quick ? 3 : 9); i++) parts = workOf(await step(runners.profiled, c), c)
-    const breakdown = breakDown(context, { name: c.name, dtype, wallUs: timing.medianUs }, profiles, parts)
+    const profiled: ProfiledStep[] = []
+    for (let i = 0; i < (context.quick ? 3 : 9); i++) {
+      profiles.length = 0
+      const start = performance.now()
+      const result = await step(runners.profiled, c)
+      const wallUs = (performance.now() - start) * 1000
+      profiled.push({ wallUs, profile: profiles[0]!, work: workOf(result, c) })
+    }
+    const breakdown = breakDown(context, c.name, dtype, profiled)
     context.breakdowns.push(breakdown)
     console.log(breakdownLines(breakdown))
   }
+  for (const runner of Object.values(runners)) runner.dispose()
   cache.dispose()
   for (const tensor of allocated) device.free(tensor)
 }

@@ -18,7 +18,7 @@
 namespace openmoe {
 namespace {
 
-int failures = 0;
+std::atomic<int> failures{0};
 
 void expect(bool condition, const std::string& what) {
   if (condition) return;
