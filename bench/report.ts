@@ -77,7 +77,7 @@ export function rowLine(row: Row): string {
   ].join('')
 }
 
-export function breakdownLines({ name, wallUs, parts }: Breakdown): string {
+export function breakdownLines({ wallUs, parts }: Breakdown): string {
   // What takes less than a thousandth of the step is only in the JSON.
   const lines = parts
     .filter(({ us }) => us >= wallUs / 1000)

@@ -1,6 +1,7 @@
 import { linear } from '../../lib/ops/linear.ts'
 import type { OpBench, OpCase } from '../shapes.ts'
-import { randomHost, randomOn, TOKENS } from './random.ts'
+import { randomOn, TOKENS } from './random.ts'
+import { randomMatrix } from './random_matrix.ts'
 
 export const bench: OpBench = {
   async cases(device, { hiddenSize, intermediateSize, vocabSize, dtype }) {
@@ -10,9 +11,9 @@ export const bench: OpBench = {
       ['down', hiddenSize, intermediateSize],
       ['lm_head', vocabSize, hiddenSize],
     ] as const) {
-      const weight = await device.matrix(randomHost('f32', [outFeatures, inFeatures]), dtype)
+      const weight = await randomMatrix(device, dtype, { count: 1, outFeatures, inFeatures })
       for (const { name, tokens } of TOKENS) {
-        if (layer === 'lm_head' && tokens > 64) continue // a prompt asks for the logits of its last token only
+        if (layer === 'lm_head' && tokens > 64) continue // of a prompt only the last token's logits are wanted
         const x = await randomOn(device, 'f32', [tokens, inFeatures])
         cases.push({
           name: `${layer} ${name}`,

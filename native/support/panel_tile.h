@@ -87,28 +87,6 @@ struct Bf16Weights {
   }
 };
 
-#if OPENMOE_ISA_LEVEL == 3
-// Two neighbours in k of a row of x, rounded to bf16: the other operand of a pair dot product.
-struct Bf16PairWeights {
-  using X = uint32_t;
-  static constexpr int kPerWord = 2, kXPerWord = 1;
-
-  template <int Rows, int Vectors>
-  static void add_word(Vec (&sum)[Rows][Vectors], const uint32_t* x, int64_t x_stride, const uint32_t* word,
-                       int64_t panel_words) {
-    __m512bh w[Vectors];
-#pragma GCC unroll 16
-    for (int v = 0; v < Vectors; ++v) w[v] = (__m512bh)_mm512_loadu_si512(column(word, v, panel_words));
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      const auto xr = (__m512bh)_mm512_set1_epi32(static_cast<int>(x[r * x_stride]));
-#pragma GCC unroll 16
-      for (int v = 0; v < Vectors; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], w[v], xr);
-    }
-  }
-};
-#endif
-
 // One tile over one block of k.
 template <class X>
 struct Tile {

@@ -74,15 +74,18 @@ void exceptions_come_out(int num_threads) {
   for (int round = 0; round < 200; ++round) {
     std::string caught;
     try {
-      run(pool, 50, 1, [&](int64_t begin, int64_t, int) {
-        if (begin % 10 == round % 10) throw std::runtime_error("body " + std::to_string(begin % 10));
+      run(pool, 50, 1, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i)
+          if (i % 10 == round % 10) throw std::runtime_error("body " + std::to_string(i % 10));
       });
     } catch (const std::runtime_error& error) {
       caught = error.what();
     }
     expect(caught == "body " + std::to_string(round % 10), "an exception of a body is rethrown");
     int done[50] = {};
-    run(pool, 50, 1, [&](int64_t begin, int64_t, int) { done[begin] = 1; });
+    run(pool, 50, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) done[i] = 1;
+    });
     for (int d : done) expect(d == 1, "the pool works after an exception");
   }
 }
