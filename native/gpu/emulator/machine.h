@@ -6,7 +6,6 @@
 #include <map>
 #include <memory>
 
-#include "gpu/emulator.h"
 #include "gpu/gpu.h"
 #include "gpu/stream.h"
 
