@@ -5,6 +5,7 @@
 
 #include "binding/completions.h"
 #include "binding/handle.h"
+#include "device/gpu.h"
 #include "program/program.h"
 #include "support/error.h"
 
@@ -126,6 +127,52 @@ Napi::Value open_cpu(const Napi::CallbackInfo& info) {
   options.num_threads = static_cast<int>(number(info[0], "threads", 1024));
   if (info[1].IsString()) options.isa = info[1].As<Napi::String>();
   return make_handle(info.Env(), std::make_shared<DeviceHandle>(info.Env(), make_cpu_device(options)));
+}
+
+// openGpu(module, index, batchInvariant, seed)
+Napi::Value open_gpu_device(const Napi::CallbackInfo& info) {
+  GpuOptions options;
+  options.module = info[0].ToString();
+  options.index = static_cast<int>(number(info[1], "device", 1 << 20));
+  options.runtime.batch_invariant = info[2].ToBoolean();
+  options.runtime.seed = static_cast<uint64_t>(number(info[3], "seed"));
+  return make_handle(info.Env(), std::make_shared<DeviceHandle>(info.Env(), make_gpu_device(options)));
+}
+
+// describeGpus(module): { isBuilt, problem, devices }
+Napi::Value describe_gpu_devices(const Napi::CallbackInfo& info) {
+  const GpuReport report = describe_gpus(info[0].ToString());
+  Napi::Array devices = Napi::Array::New(info.Env(), report.devices.size());
+  for (uint32_t i = 0; i < report.devices.size(); ++i) {
+    const gpu::DeviceInfo& from = report.devices[i];
+    Napi::Object device = Napi::Object::New(info.Env());
+    device.Set("description", from.description);
+    device.Set("capability", from.capability / 10.0);
+    device.Set("numSms", from.num_sms);
+    device.Set("totalBytes", static_cast<double>(from.total_bytes));
+    device.Set("freeBytes", static_cast<double>(from.free_bytes));
+    device.Set("driver", from.driver / 1000.0);
+    device.Set("runtime", from.runtime / 1000.0);
+    devices.Set(i, device);
+  }
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("isBuilt", report.is_built);
+  result.Set("problem", report.problem);
+  result.Set("devices", devices);
+  return result;
+}
+
+Napi::Value device_memory(const Napi::CallbackInfo& info) {
+  const DeviceMemory memory = from_handle<DeviceHandle>(info[0])->device()->memory();
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("allocatedBytes", static_cast<double>(memory.allocated));
+  result.Set("freeBytes", static_cast<double>(memory.free));
+  result.Set("totalBytes", static_cast<double>(memory.total));
+  return result;
+}
+
+Napi::Value panel_dtype(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<int>(from_handle<DeviceHandle>(info[0])->device()->panel_dtype()));
 }
 
 Napi::Value allocate(const Napi::CallbackInfo& info) {
@@ -385,6 +432,10 @@ void init_device(Napi::Env env, Napi::Object exports) {
   add("ops", describe_ops);
   add("cpuInfo", describe_cpu);
   add("openCpu", open_cpu);
+  add("openGpu", open_gpu_device);
+  add("describeGpus", describe_gpu_devices);
+  add("deviceMemory", device_memory);
+  add("panelDtype", panel_dtype);
   add("closeDevice", close);
   add("allocate", allocate);
   add("freeBuffer", free_buffer);
