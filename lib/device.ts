@@ -1,20 +1,24 @@
 // A device as TypeScript sees it: memory, and programs that run on its thread. The event loop never computes.
+import { CompiledProgram, type HostResults, type Results, type RunOptions } from './compiled_program.ts'
 import { OpenMoeError } from './errors.ts'
 import {
   callNative,
   native,
   type NativeBuffer,
   type NativeDevice,
+  type NativeMatrixShape,
   type NativeMatrixSource,
-  type NativeProgram,
 } from './native.ts'
-import { Program } from './program.ts'
+import { Program, type RecordingDevice } from './program.ts'
 import {
   bytesPerElement,
   type DType,
   dtypeIndex,
   type HostTensor,
   Matrix,
+  MATRIX_LAYOUTS,
+  type MatrixLayout,
+  type MatrixShape,
   newTypedArray,
   numElements,
   Tensor,
@@ -28,86 +32,17 @@ export interface DeviceOptions {
   isa?: 'portable' | 'avx2' | 'avx512' | 'avx512_bf16'
 }
 
-export interface RunOptions {
-  /** Names of tensors to copy out besides the result (`*` matches anything). */
-  taps?: readonly string[]
-  /** Reports microseconds per record in `RunResult.profile`. */
-  profile?: boolean
-}
+export {
+  CompiledProgram,
+  type HostResults,
+  type Results,
+  type RunOptions,
+  type RunResult,
+} from './compiled_program.ts'
 
-/** What recording functions return: the tensors the caller wants back. */
-export type Results = Tensor | readonly Tensor[] | Record<string, Tensor>
-export type HostResults<R extends Results> = R extends Tensor
-  ? HostTensor
-  : { -readonly [K in keyof R]: HostTensor }
-
-export interface RunResult<R extends Results> {
-  values: HostResults<R>
-  taps: Map<string, HostTensor>
-  profile?: { label: string; microseconds: number }[]
-}
-
-/** A recorded program that can run again with new inputs. */
-export class CompiledProgram<R extends Results> {
-  private readonly device: Device
-  private readonly program: Program
-  private readonly handle: NativeProgram
-  private readonly results: R
-  private readonly labels: string[]
-
-  constructor(device: Device, program: Program, results: R) {
-    this.device = device
-    this.program = program
-    this.results = results
-    for (const tensor of listOf(results)) program.keep(tensor)
-    const { tensors, code, labels } = program.encode()
-    this.labels = labels
-    this.handle = callNative(() => native.program(device.handle, tensors, code, labels))
-  }
-
-  /** Bytes of working memory one run needs. */
-  get arenaBytes(): number {
-    return native.programBytes(this.handle)
-  }
-
-  /** Lets go of the weights it uses. Runs in flight finish. */
-  dispose(): void {
-    native.freeProgram(this.handle)
-  }
-
-  async run(
-    inputs: Record<string, TypedArray> = {},
-    options: { profile?: boolean } = {},
-  ): Promise<RunResult<R>> {
-    const { program } = this
-    const writes: (number | TypedArray)[] = []
-    for (const [tensor, data] of program.initialData) writes.push(program.idOf(tensor), data)
-    for (const [name, tensor] of program.inputs) {
-      const data = inputs[name]
-      if (!data) throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', `run: the input '${name}' is missing`)
-      writes.push(program.idOf(tensor), data)
-    }
-    const reads: (number | TypedArray)[] = []
-    const fetch = (tensor: Tensor): HostTensor => {
-      const data = newTypedArray(tensor.dtype, numElements(tensor.shape))
-      reads.push(program.idOf(tensor), data)
-      return { dtype: tensor.dtype, shape: tensor.shape, data }
-    }
-    const values = mapResults(this.results, fetch)
-    const taps = new Map([...program.taps].map(([name, tensor]) => [name, fetch(tensor)]))
-    const flags = (options.profile ? 1 : 0) | (process.env.OPENMOE_TRACE === '1' ? 2 : 0)
-    const times = await callNative(() => native.run(this.device.handle, this.handle, writes, reads, flags))
-    if (!times) return { values, taps }
-    return {
-      values,
-      taps,
-      profile: this.labels.map((label, i) => ({ label, microseconds: times[i] ?? 0 })),
-    }
-  }
-}
-
-export class Device {
+export class Device implements RecordingDevice {
   readonly name: string
+  readonly panelDtype: DType | null = null
   private nativeHandle: NativeDevice | null
   private closing: Promise<void> | null = null
 
@@ -169,22 +104,27 @@ export class Device {
   }
 
   /** Bytes a packed matrix takes on this device. */
-  matrixBytes(dtype: DType, shape: { count: number; outFeatures: number; inFeatures: number }): number {
-    const { count, outFeatures, inFeatures } = shape
-    return callNative(() =>
-      native.matrixBytes(this.handle, dtypeIndex(dtype), count, outFeatures, inFeatures),
-    )
+  matrixBytes(dtype: DType, shape: MatrixShape): number {
+    return callNative(() => native.matrixBytes(this.handle, nativeShape(dtype, shape)))
+  }
+
+  panelBytes(numRows: number, numExperts: number, features: number): number {
+    return callNative(() => native.panelBytes(this.handle, numRows, numExperts, features))
   }
 
   /** Room for packed weights, zero until loaded. */
-  emptyMatrix(dtype: DType, shape: { count: number; outFeatures: number; inFeatures: number }): Matrix {
+  emptyMatrix(dtype: DType, shape: MatrixShape): Matrix {
     const bytes = this.matrixBytes(dtype, shape)
     const buffer = callNative(() => native.allocate(this.handle, bytes))
     return new Matrix(this, dtype, shape, { buffer, bytes })
   }
 
   /** Packs f32 weights [outFeatures, inFeatures] or [count, outFeatures, inFeatures]. */
-  async matrix(from: HostTensor, dtype: 'f32' | 'bf16' = 'f32'): Promise<Matrix> {
+  async matrix(
+    from: HostTensor,
+    dtype: 'f32' | 'bf16' = 'f32',
+    options: { layout?: MatrixLayout } = {},
+  ): Promise<Matrix> {
     const [inFeatures = 0, outFeatures = 0, count = 1] = [...from.shape].reverse()
     if (!(from.data instanceof Float32Array) || from.shape.length < 2 || from.shape.length > 3) {
       throw new OpenMoeError(
@@ -194,7 +134,7 @@ export class Device {
       )
     }
     const data = from.data
-    const matrix = this.emptyMatrix(dtype, { count, outFeatures, inFeatures })
+    const matrix = this.emptyMatrix(dtype, { count, outFeatures, inFeatures, ...options })
     await callNative(() =>
       native.packMatrix(this.handle, data, { ...target(matrix), index: 0, rowOffset: 0 }),
     )
@@ -268,16 +208,15 @@ export function devices(): DeviceInfo[] {
   return [{ name: 'cpu', description: cpu.modelName, isas: cpu.isas, defaultThreads: cpu.defaultThreads }]
 }
 
-function target(matrix: Matrix): {
-  buffer: NativeBuffer
-  dtype: number
-  count: number
-  outFeatures: number
-  inFeatures: number
-} {
-  const { buffer, count, outFeatures, inFeatures } = matrix
-  return { buffer, dtype: dtypeIndex(matrix.dtype), count, outFeatures, inFeatures }
+function nativeShape(dtype: DType, shape: MatrixShape): NativeMatrixShape {
+  const { count, outFeatures, inFeatures, layout = 'rows' } = shape
+  return { dtype: dtypeIndex(dtype), layout: MATRIX_LAYOUTS.indexOf(layout), count, outFeatures, inFeatures }
 }
+
+const target = (matrix: Matrix): NativeMatrixShape & { buffer: NativeBuffer } => ({
+  ...nativeShape(matrix.dtype, matrix),
+  buffer: matrix.buffer,
+})
 
 function persistent(tensor: Tensor | Matrix): NativeBuffer {
   if (!tensor.buffer) {
@@ -287,15 +226,4 @@ function persistent(tensor: Tensor | Matrix): NativeBuffer {
     )
   }
   return tensor.buffer
-}
-
-const listOf = (results: Results): readonly Tensor[] =>
-  results instanceof Tensor ? [results] : Object.values(results)
-
-function mapResults<R extends Results>(results: R, fetch: (tensor: Tensor) => HostTensor): HostResults<R> {
-  if (results instanceof Tensor) return fetch(results) as HostResults<R>
-  if (Array.isArray(results)) return results.map(fetch) as HostResults<R>
-  return Object.fromEntries(
-    Object.entries(results as Record<string, Tensor>).map(([name, tensor]) => [name, fetch(tensor)]),
-  ) as HostResults<R>
 }
