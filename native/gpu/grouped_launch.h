@@ -33,15 +33,19 @@ void launch_grouped_gemm(const char* name, GemmArgs a, Stream& stream) {
   using Narrow = HopperShape<Weights, kMostSplitTokens, 1, Weights::kRows == 192 ? 6 : 8>;
   using Wide = HopperShape<Weights, 128, 2, 3>;
   using Portable = PortableShape<Weights>;
-  if (stream.arch() != 90)
-    launch(portable_gemm<Weights>, Portable::kThreads, Portable::shared_bytes(a.num_experts));
-  else if (few)
+  const auto add_up = [&](auto kernel) {
+    if (a.split)
+      stream.launch({name, blocks - 1, kWarpgroup, add_split_tiles_bytes<Weights>(a.num_experts), true}, kernel, a);
+  };
+  if (stream.arch() != 90) {
+    launch(portable_gemm<Weights, 16, 32, 64>, Portable::kThreads, Portable::shared_bytes(a.num_experts));
+    add_up(add_split_tiles<Weights, 16, 32, 64>);
+  } else if (few) {
     launch(hopper_gemm<Weights, Narrow, 8, 16, 32, 64>, Narrow::kThreads, Narrow::shared_bytes(a.num_experts));
-  else
+    add_up(add_split_tiles<Weights, 8, 16, 32, 64>);
+  } else {
     launch(hopper_gemm<Weights, Wide, 32, 64, 96, 128>, Wide::kThreads, Wide::shared_bytes(a.num_experts));
-  if (a.split)
-    stream.launch({name, blocks - 1, kWarpgroup, add_split_tiles_bytes<Weights>(a.num_experts), true},
-                  add_split_tiles<Weights>, a);
+  }
 }
 
 }  // namespace openmoe::gpu

@@ -147,7 +147,8 @@ struct HopperBlock {
   GPU_DEVICE void consume(const GemmArgs& a, Work& work, int consumer) {
     for (Segment s; work.next(s);) {
       const int rows = static_cast<int>(round_up(s.rows, kGroupRows));
-      const int half = Shape::kConsumers == 1 ? rows : (rows / 2 + 15) / 16 * 16;
+      // The first consumer takes the larger half; wgmma wants its first row at a multiple of 8.
+      const int half = Shape::kConsumers == 1 ? rows : static_cast<int>(round_up(rows / 2, kGroupRows));
       const int first_token = consumer == 0 ? 0 : half;
       const int tokens = consumer == 0 ? half : rows - half;
       if (tokens <= 0) {

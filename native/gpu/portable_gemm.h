@@ -86,7 +86,7 @@ struct PortableBlock {
 // launch   one persistent block of 4 warps per SM
 // traffic  as hopper_gemm
 // why      no shared-memory layout of its own: the image's swizzle is what ldmatrix needs
-template <class Weights>
+template <class Weights, int... kWidths>
 GPU_KERNEL(PortableShape<Weights>::kThreads, 1)
 void portable_gemm(GemmArgs a) {
   using Shape = PortableShape<Weights>;
@@ -96,7 +96,7 @@ void portable_gemm(GemmArgs a) {
   fill_expert_table(table, a.expert_offsets, a.num_experts, a.num_rows, Shape::kTokens);
   Work work(table, a.num_experts, a.weight_tiles, a.k_blocks, Shape::kTokens, a.split);
   work.start(block_id(), num_blocks());
-  for (Segment s; work.next(s);) with_width<16, 32, 64>(s.rows, [&](auto width) { block.template run<width()>(a, s); });
+  for (Segment s; work.next(s);) with_width<kWidths...>(s.rows, [&](auto width) { block.template run<width()>(a, s); });
   launch_next();
 }
 

@@ -1,5 +1,5 @@
-// One grouped GEMM on an emulated GPU with random numbers, and the same in f64 from the plain matrices: what the tests of
-// the kernels and the mutation suite run.
+// One grouped GEMM on an emulated GPU with random numbers, and the same in f64 from the plain matrices: what the tests
+// of the kernels and the mutation suite run.
 #pragma once
 
 #include <cmath>
@@ -32,146 +32,144 @@ struct GemmCase {
 };
 
 struct GemmResult {
-  std::string error;            // of the emulator, or what is wrong with the output; empty when all is well
-  std::vector<uint16_t> out;    // the valid rows, [rows, out_features]
-  double relative_error = 0;    // L2
+  std::string error;          // of the emulator, or what is wrong with the output; empty when all is well
+  std::vector<uint16_t> out;  // the valid rows, [rows, out_features]
+  double relative_error = 0;  // L2
 };
 
-namespace detail {
-
-struct Matrices {
-  int num_rows = 0, weight_rows;
-  std::vector<int32_t> offsets{0};
-  std::vector<uint16_t> x, weight;  // bf16: [num_rows, in], [experts, weight_rows, in]
-
-  explicit Matrices(const GemmCase& c) : weight_rows(c.swiglu ? 3 * c.out_features : c.out_features) {
-    for (int rows : c.rows) offsets.push_back(num_rows += rows);
-    std::mt19937 random(7);  // the same numbers for every seed of the machine
-    std::normal_distribution<float> normal;
-    x.resize(size_t(num_rows) * c.in_features);
-    weight.resize(c.rows.size() * weight_rows * c.in_features);
-    for (uint16_t& v : x) v = to_bf16(normal(random)).bits;
+class GemmRun {
+ public:
+  explicit GemmRun(const GemmCase& c) : case_(c), weight_rows_(c.swiglu ? 3 * c.out_features : c.out_features) {
+    for (int rows : c.rows) offsets_.push_back(offsets_.back() + rows);
+    std::mt19937 random(7), more(8);  // the same numbers for every seed of the machine and whatever rows follow
+    std::normal_distribution<float> normal, weights;
+    x_.resize(size_t(offsets_.back()) * c.in_features);
+    for (uint16_t& v : x_) v = to_bf16(normal(random)).bits;
     const float scale = 1 / std::sqrt(static_cast<float>(c.in_features));
-    for (uint16_t& v : weight) v = to_bf16(normal(random) * scale).bits;
-  }
-
-  double dot(const GemmCase& c, int row, int expert, int out) const {
-    const uint16_t* a = &x[size_t(row) * c.in_features];
-    const uint16_t* b = &weight[(size_t(expert) * weight_rows + out) * c.in_features];
-    double sum = 0;
-    for (int k = 0; k < c.in_features; ++k) sum += double{to_float({a[k]})} * to_float({b[k]});
-    return sum;
-  }
-
-  double expected(const GemmCase& c, int row, int expert, int out) const {
-    if (!c.swiglu) return dot(c, row, expert, out);
-    const double a = dot(c, row, expert, out), b = dot(c, row, expert, out + c.out_features);
-    return a * (b / (1 + std::exp(-b))) * dot(c, row, expert, out + 2 * c.out_features);
-  }
-};
-
-// Panel row of every row: experts start at multiples of 8.
-inline std::vector<int64_t> panel_positions(const GemmCase& c) {
-  std::vector<int64_t> at;
-  int64_t start = 0;
-  for (int rows : c.rows) {
-    for (int r = 0; r < rows; ++r) at.push_back(start + r);
-    start += round_up(rows, kGroupRows);
-  }
-  return at;
-}
-
-template <class T>
-void* upload(Machine& machine, const std::vector<T>& data) {
-  void* to = machine.allocate(data.size() * sizeof(T));
-  machine.write(to, data.data(), data.size() * sizeof(T));
-  return to;
-}
-
-inline void launch(const GemmCase& c, int num_rows, const void* x, const void* w, const void* offsets, void* out,
-                   Stream& stream) {
-  const int experts = static_cast<int>(c.rows.size());
-  if (c.swiglu)
-    grouped_gemm_swiglu({{{x, DType::bf16}},
-                         {{w, DType::bf16}},
-                         {offsets, DType::i32},
-                         {{out, DType::bf16}},
-                         num_rows,
-                         experts,
-                         c.out_features,
-                         c.in_features},
-                        stream);
-  else
-    grouped_gemm({{{x, DType::bf16}},
-                  {{w, DType::bf16}},
-                  {offsets, DType::i32},
-                  {{out, DType::bf16}},
-                  num_rows,
-                  experts,
-                  c.out_features,
-                  c.in_features},
-                 stream);
-}
-
-}  // namespace detail
-
-inline GemmResult run_gemm(const GemmCase& c) {
-  using namespace detail;
-  const Matrices m(c);
-  const int experts = static_cast<int>(c.rows.size()), num_rows = m.num_rows + c.spare_rows;
-  const WeightImage image =
-      weight_image(c.swiglu ? WeightKind::gate_up : WeightKind::plain, m.weight_rows, c.in_features);
-  std::vector<std::byte> weight(experts * image.expert_bytes());
-  for (int e = 0; e < experts; ++e)
-    for (int out = 0; out < m.weight_rows; ++out)
-      for (int k = 0; k < c.in_features; ++k)
-        std::memcpy(&weight[weight_offset(image, m.weight_rows, e, out, k)],
-                    &m.weight[(size_t(e) * m.weight_rows + out) * c.in_features + k], 2);
-  // Rows that belong to no row of x are NaN, the features past the last of a real row zero.
-  const int64_t rows = panel_rows(num_rows, experts);
-  const std::vector<int64_t> at = panel_positions(c);
-  std::vector<std::byte> x(panel_bytes(num_rows, experts, c.in_features), std::byte{0xff});
-  for (int r = 0; r < m.num_rows; ++r)
-    for (int k = 0; k < round_up(c.in_features, kBlockFeatures); ++k) {
-      const uint16_t value = k < c.in_features ? m.x[size_t(r) * c.in_features + k] : 0;
-      std::memcpy(&x[panel_offset(rows, at[r], k)], &value, 2);
+    for (int rows : c.rows) {
+      weight_.emplace_back(rows == 0 ? 0 : size_t(weight_rows_) * c.in_features);  // nobody may read an idle expert's
+      for (uint16_t& v : weight_.back()) v = to_bf16(weights(more) * scale).bits;
     }
+  }
 
-  GemmResult result;
-  std::vector<std::byte> out(panel_bytes(num_rows, experts, c.out_features));
-  try {
-    Machine machine({.arch = c.arch, .num_sms = c.num_sms, .seed = c.seed});
-    MachineStream stream(machine);
-    stream.invariant = c.invariant;
-    void* device_out = machine.allocate(out.size());
-    launch(c, num_rows, upload(machine, x), upload(machine, weight), upload(machine, m.offsets), device_out, stream);
-    machine.read(out.data(), device_out, out.size());
-  } catch (const std::exception& error) {
-    result.error = error.what();
+  GemmResult run() {
+    GemmResult result;
+    try {
+      Machine machine({.arch = case_.arch, .num_sms = case_.num_sms, .seed = case_.seed, .memory_bytes = kMemory});
+      MachineStream stream(machine);
+      stream.invariant = case_.invariant;
+      const int64_t bytes = panel_bytes(num_rows(), num_experts(), case_.out_features);
+      auto* out = static_cast<std::byte*>(machine.allocate(bytes));
+      void* offsets = machine.allocate(offsets_.size() * sizeof(int32_t));
+      machine.write(offsets, offsets_.data(), offsets_.size() * sizeof(int32_t));
+      launch(upload_x(machine), upload_weight(machine), offsets, out, stream);
+      check(machine, out, result);
+    } catch (const std::exception& error) {
+      result.error = error.what();
+    }
     return result;
   }
 
-  double error = 0, norm = 0;
-  for (int r = 0, e = 0; r < m.num_rows; ++r) {
-    while (r >= m.offsets[e + 1]) ++e;
-    for (int f = 0; f < round_up(c.out_features, kBlockFeatures); ++f) {
-      uint16_t bits;
-      std::memcpy(&bits, &out[panel_offset(rows, at[r], f)], 2);
-      const double got = to_float({bits});
-      if (f >= c.out_features) {
-        if (got != 0) result.error = "a feature of the padding is not zero";
-        continue;
-      }
-      result.out.push_back(bits);
-      const double want = m.expected(c, r, e, f);
-      error += (got - want) * (got - want);
-      norm += want * want;
-    }
+ private:
+  static constexpr size_t kMemory = size_t{1} << 36;  // of addresses; only what is touched takes memory
+
+  int num_experts() const { return static_cast<int>(case_.rows.size()); }
+  int num_rows() const { return offsets_.back() + case_.spare_rows; }
+  int64_t rows_of_panel() const { return panel_rows(num_rows(), num_experts()); }
+
+  // Calls f(row, expert, panel row): experts start at multiples of 8.
+  template <class F>
+  void each_row(F f) const {
+    int64_t start = 0;
+    for (int e = 0; e < num_experts(); start += round_up(case_.rows[e++], kGroupRows))
+      for (int r = 0; r < case_.rows[e]; ++r) f(offsets_[e] + r, e, start + r);
   }
-  result.relative_error = norm > 0 ? std::sqrt(error / norm) : 0;
-  // bf16 rounds by up to 2^-9 and about a third of that on average.
-  if (!(result.relative_error < 3e-3)) result.error = "relative error " + std::to_string(result.relative_error);
-  return result;
-}
+
+  // The features past the last of a real row are zero; rows that belong to no row of x stay as allocated, NaN.
+  std::byte* upload_x(Machine& machine) const {
+    auto* to = static_cast<std::byte*>(machine.allocate(panel_bytes(num_rows(), num_experts(), case_.in_features)));
+    each_row([&](int row, int, int64_t at) {
+      for (int k = 0; k < case_.in_features; k += kBlockFeatures) {
+        uint16_t block[kBlockFeatures] = {};
+        for (int i = 0; i < kBlockFeatures && k + i < case_.in_features; ++i)
+          block[swizzled(at % 8, i) % kRowBytes / 2] = x_[size_t(row) * case_.in_features + k + i];
+        machine.write(to + k / kBlockFeatures * rows_of_panel() * kRowBytes + at * kRowBytes, block, sizeof block);
+      }
+    });
+    return to;
+  }
+
+  std::byte* upload_weight(Machine& machine) const {
+    const WeightImage image =
+        weight_image(case_.swiglu ? WeightKind::gate_up : WeightKind::plain, weight_rows_, case_.in_features);
+    auto* to = static_cast<std::byte*>(machine.allocate(num_experts() * image.expert_bytes()));
+    for (int e = 0; e < num_experts(); ++e) {
+      if (weight_[e].empty()) continue;
+      std::vector<std::byte> packed(image.expert_bytes());
+      for (int out = 0; out < weight_rows_; ++out)
+        for (int k = 0; k < case_.in_features; ++k)
+          std::memcpy(&packed[weight_offset(image, weight_rows_, 0, out, k)],
+                      &weight_[e][size_t(out) * case_.in_features + k], 2);
+      machine.write(to + e * image.expert_bytes(), packed.data(), packed.size());
+    }
+    return to;
+  }
+
+  void launch(const void* x, const void* w, const void* offsets, void* out, Stream& stream) const {
+    const PanelIn panel{{x, DType::bf16}};
+    const Matrix weight{{w, DType::bf16}};
+    const In expert_offsets{offsets, DType::i32};
+    const PanelOut target{{out, DType::bf16}};
+    const int n = num_rows(), e = num_experts();
+    if (case_.swiglu)
+      grouped_gemm_swiglu({panel, weight, expert_offsets, target, n, e, case_.out_features, case_.in_features}, stream);
+    else
+      grouped_gemm({panel, weight, expert_offsets, target, n, e, case_.out_features, case_.in_features}, stream);
+  }
+
+  double dot(int row, int expert, int out) const {
+    const uint16_t* a = &x_[size_t(row) * case_.in_features];
+    const uint16_t* b = &weight_[expert][size_t(out) * case_.in_features];
+    double sum = 0;
+    for (int k = 0; k < case_.in_features; ++k) sum += double{to_float({a[k]})} * to_float({b[k]});
+    return sum;
+  }
+
+  double expected(int row, int expert, int out) const {
+    if (!case_.swiglu) return dot(row, expert, out);
+    const double a = dot(row, expert, out), b = dot(row, expert, out + case_.out_features);
+    return a * (b / (1 + std::exp(-b))) * dot(row, expert, out + 2 * case_.out_features);
+  }
+
+  void check(Machine& machine, const std::byte* out, GemmResult& result) const {
+    double error = 0, norm = 0;
+    each_row([&](int row, int expert, int64_t at) {
+      for (int f = 0; f < round_up(case_.out_features, kBlockFeatures); ++f) {
+        uint16_t bits;
+        machine.read(&bits, out + panel_offset(rows_of_panel(), at, f), 2);
+        const double got = to_float({bits});
+        if (f >= case_.out_features) {
+          if (got != 0) result.error = "a feature of the padding is not zero";
+          continue;
+        }
+        result.out.push_back(bits);
+        const double want = expected(row, expert, f);
+        error += (got - want) * (got - want);
+        norm += want * want;
+      }
+    });
+    result.relative_error = norm > 0 ? std::sqrt(error / norm) : 0;
+    // bf16 rounds by up to 2^-9, by about 0.4 of that in the mean square.
+    if (!(result.relative_error < 3e-3)) result.error = "relative error " + std::to_string(result.relative_error);
+  }
+
+  const GemmCase case_;
+  const int weight_rows_;
+  std::vector<int32_t> offsets_{0};
+  std::vector<uint16_t> x_;                    // bf16 [num_rows, in_features]
+  std::vector<std::vector<uint16_t>> weight_;  // of each expert, bf16 [weight_rows, in_features]
+};
+
+inline GemmResult run_gemm(const GemmCase& c) { return GemmRun(c).run(); }
 
 }  // namespace openmoe::gpu
