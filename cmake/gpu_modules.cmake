@@ -34,8 +34,23 @@ enable_language(CUDA)
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # older CMakes do not know that newer nvccs have it
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
 endif()
-add_library(openmoe_cuda MODULE native/gpu/cuda_runtime.cu ${GPU_KERNELS})
-target_include_directories(openmoe_cuda PRIVATE native)
 # A fused multiply-add is written fma() where it is wanted, on the GPU as on the CPU.
-target_compile_options(openmoe_cuda PRIVATE --fmad=false --expt-relaxed-constexpr)
-set_target_properties(openmoe_cuda PROPERTIES PREFIX "" SUFFIX ".so" CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+set(GPU_OPTIONS "$<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;--expt-relaxed-constexpr>")
+add_library(gpu_kernels OBJECT ${GPU_KERNELS})
+add_library(openmoe_cuda MODULE native/gpu/cuda_runtime.cu $<TARGET_OBJECTS:gpu_kernels>)
+set_target_properties(openmoe_cuda PROPERTIES PREFIX "" SUFFIX ".so")
+
+# Programs for a machine with a GPU; `npm run gpu:check` builds and runs them. Their sources are also built for the
+# emulator, by a host compiler that wants another file name.
+foreach(program tests/native/gpu_conformance_test.cpp bench/gpu/moe_bench.cpp)
+  get_filename_component(name ${program} NAME_WE)
+  string(REPLACE "_test" "" name ${name})
+  file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/kernels/cuda/${name}.cu CONTENT "#include \"${CMAKE_SOURCE_DIR}/${program}\"\n")
+  add_executable(${name} EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/kernels/cuda/${name}.cu $<TARGET_OBJECTS:gpu_kernels>)
+  list(APPEND GPU_PROGRAMS ${name})
+endforeach()
+foreach(target gpu_kernels openmoe_cuda ${GPU_PROGRAMS})
+  target_include_directories(${target} PRIVATE native)
+  target_compile_options(${target} PRIVATE ${GPU_OPTIONS})
+  set_target_properties(${target} PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+endforeach()
