@@ -34,13 +34,13 @@ enum Seed : uint32_t { kRouterSeed = 2, kIdSeed = 3000, kWeightSeed = 4000, kXSe
 constexpr int kFillThreads = 256;
 constexpr int64_t kFillBlocks = 1 << 14;
 
-inline GPU_KERNEL(kFillThreads, 2) void fill_f32_kernel(float* to, int64_t count, uint32_t seed, float scale) {
+GPU_KERNEL(kFillThreads, 2) void fill_f32_kernel(float* to, int64_t count, uint32_t seed, float scale) {
   for (int64_t i = block_id() * kFillThreads + thread_id(); i < count; i += num_blocks() * kFillThreads)
     store(to + i, random_normal(seed, static_cast<uint32_t>(i), scale));
 }
 
 // Two numbers a thread; count is even.
-inline GPU_KERNEL(kFillThreads, 2) void fill_bf16_kernel(uint16_t* to, int64_t count, uint32_t seed, float scale) {
+GPU_KERNEL(kFillThreads, 2) void fill_bf16_kernel(uint16_t* to, int64_t count, uint32_t seed, float scale) {
   for (int64_t i = 2 * (block_id() * kFillThreads + thread_id()); i < count; i += 2 * num_blocks() * kFillThreads)
     store(reinterpret_cast<uint32_t*>(to + i),
           pack_bf16(random_normal(seed, static_cast<uint32_t>(i), scale),

@@ -11,7 +11,7 @@ constexpr int kCopyThreads = 128;
 
 constexpr int kAsyncStages = 4, kAsyncRounds = 19;
 
-inline GPU_KERNEL(kCopyThreads, 1) void copy_async_kernel(const uint32_t* in, uint32_t* out) {
+GPU_KERNEL(kCopyThreads, 1) void copy_async_kernel(const uint32_t* in, uint32_t* out) {
   auto* s = reinterpret_cast<Vec16*>(shared_memory());
   const auto* from = reinterpret_cast<const Vec16*>(in);
   const int t = thread_id();
@@ -66,7 +66,7 @@ GPU_DEVICE void bulk_producer(BulkShared& s, const uint32_t* in) {
   }
 }
 
-inline GPU_KERNEL(kCopyThreads, 1) void bulk_kernel(const uint32_t* in, uint32_t* out) {
+GPU_KERNEL(kCopyThreads, 1) void bulk_kernel(const uint32_t* in, uint32_t* out) {
   auto& s = *reinterpret_cast<BulkShared*>(shared_memory());
   const int t = thread_id();
   if (t == 0) {

@@ -11,7 +11,7 @@ constexpr int kBlock = 128;
 
 constexpr int kLaneWords = 6;
 
-inline GPU_KERNEL(kBlock, 1) void lanes_kernel(const uint32_t* in, uint32_t* out) {
+GPU_KERNEL(kBlock, 1) void lanes_kernel(const uint32_t* in, uint32_t* out) {
   const int t = thread_id();
   const uint32_t v = load(in + t);
   uint32_t* mine = out + t * kLaneWords;
@@ -47,7 +47,7 @@ inline Words lanes_expected() {
 
 // ---- meeting points
 
-inline GPU_KERNEL(kBlock, 1) void meeting_kernel(const uint32_t* in, uint32_t* out) {
+GPU_KERNEL(kBlock, 1) void meeting_kernel(const uint32_t* in, uint32_t* out) {
   auto* s = reinterpret_cast<uint32_t*>(shared_memory());
   const int t = thread_id();
   uint32_t v = load(in + t);
@@ -86,7 +86,7 @@ inline Words meeting_expected() {
 
 // ---- memory of every width
 
-inline GPU_KERNEL(kBlock, 1) void widths_kernel(const uint32_t* in, uint32_t* out) {
+GPU_KERNEL(kBlock, 1) void widths_kernel(const uint32_t* in, uint32_t* out) {
   const int t = thread_id();
   const auto* from = reinterpret_cast<const std::byte*>(in) + t * 32;
   auto* to = reinterpret_cast<std::byte*>(out) + t * 32;
@@ -99,7 +99,7 @@ inline GPU_KERNEL(kBlock, 1) void widths_kernel(const uint32_t* in, uint32_t* ou
 
 // ---- arithmetic
 
-inline GPU_KERNEL(kBlock, 1) void exact_kernel(const uint32_t* in, uint32_t* out) {
+GPU_KERNEL(kBlock, 1) void exact_kernel(const uint32_t* in, uint32_t* out) {
   const int t = thread_id();
   const float x = static_cast<float>(static_cast<int32_t>(load(in + t))) * 0x1p-28f;
   store(out + 2 * t, __builtin_bit_cast(uint32_t, fma(x, x, -0.75f)));
@@ -116,7 +116,7 @@ inline Words exact_expected() {
   return out;
 }
 
-inline GPU_KERNEL(kBlock, 1) void functions_kernel(const uint32_t* in, uint32_t* out) {
+GPU_KERNEL(kBlock, 1) void functions_kernel(const uint32_t* in, uint32_t* out) {
   const int t = thread_id();
   const float x = static_cast<float>(static_cast<int32_t>(load(in + t))) * 0x1p-28f;  // -8 to 8
   store(out + 3 * t, __builtin_bit_cast(uint32_t, exp(x)));
@@ -138,7 +138,7 @@ inline Words functions_expected() {
 
 constexpr int kChain = 40, kChainBlocks = 64;
 
-inline GPU_KERNEL(kBlock, 1) void chain_kernel(const uint32_t* from, uint32_t* to, int spin) {
+GPU_KERNEL(kBlock, 1) void chain_kernel(const uint32_t* from, uint32_t* to, int spin) {
   launch_next();  // the next kernel starts now, and must still wait for what is stored below
   launch_wait();
   const int count = kChainBlocks * kBlock;

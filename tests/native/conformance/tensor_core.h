@@ -13,7 +13,7 @@ struct MmaShared {
 };
 
 // out: 256 f32 of c, then the transposed a and the transpose of its left half, as stmatrix makes them.
-inline GPU_KERNEL(kWarp, 1) void mma_kernel(const uint16_t* in, uint32_t* out) {
+GPU_KERNEL(kWarp, 1) void mma_kernel(const uint16_t* in, uint32_t* out) {
   auto& s = *reinterpret_cast<MmaShared*>(shared_memory());
   const int lane = lane_id();
   for (int i = 0; i < 2; ++i) copy_async16(s.a + (i * kWarp + lane) * 8, in + (i * kWarp + lane) * 8);  // a and b
