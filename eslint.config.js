@@ -1,6 +1,16 @@
 import js from '@eslint/js'
 import tseslint from 'typescript-eslint'
 
+const NODE_GLOBALS = [
+  'process',
+  'console',
+  'performance',
+  'URL',
+  'setTimeout',
+  'setImmediate',
+  'structuredClone',
+]
+
 export default tseslint.config(
   { ignores: ['dist', 'build', 'node_modules'] },
   js.configs.recommended,
@@ -34,6 +44,7 @@ export default tseslint.config(
   },
   {
     files: ['**/*.mjs', 'eslint.config.js'],
-    languageOptions: { globals: { process: 'readonly', console: 'readonly', performance: 'readonly', URL: 'readonly' } },
+    languageOptions: { globals: Object.fromEntries(NODE_GLOBALS.map((name) => [name, 'readonly'])) },
+    rules: { 'no-unused-vars': ['error', { argsIgnorePattern: '^_', varsIgnorePattern: '^_' }] },
   },
 )

@@ -5,7 +5,9 @@ import { fileURLToPath } from 'node:url'
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..')
 process.chdir(root)
-const listed = spawnSync('git', ['ls-files', '-co', '--exclude-standard', 'native', 'tests/native'], { encoding: 'utf8' })
+const listed = spawnSync('git', ['ls-files', '-co', '--exclude-standard', 'native', 'tests/native'], {
+  encoding: 'utf8',
+})
 const sources = listed.stdout.split('\n').filter((name) => /\.(h|cpp|cu|cuh)$/.test(name))
 
 if (process.argv.includes('--fix-native')) {
@@ -14,7 +16,16 @@ if (process.argv.includes('--fix-native')) {
 
 const checks = {
   types: ['tsc', '-p', 'tsconfig.dev.json'],
-  lint: ['eslint', '--cache', '--cache-location', 'node_modules/.cache/eslint', 'lib', 'tests', 'bench', 'scripts'],
+  lint: [
+    'eslint',
+    '--cache',
+    '--cache-location',
+    'node_modules/.cache/eslint',
+    'lib',
+    'tests',
+    'bench',
+    'scripts',
+  ],
   'format (TypeScript)': ['prettier', '--check', '--cache', '--log-level', 'warn', '.'],
   'format (C++)': ['clang-format', '--dry-run', '-Werror', ...sources],
 }
@@ -30,7 +41,9 @@ const results = await Promise.all(
         child.stderr.on('data', (data) => (output += data))
         child.on('close', (status) => {
           const seconds = ((performance.now() - started) / 1000).toFixed(1)
-          console.log(`${status === 0 ? 'ok  ' : 'FAIL'} ${name} (${seconds} s)${status === 0 ? '' : `\n${output}`}`)
+          console.log(
+            `${status === 0 ? 'ok  ' : 'FAIL'} ${name} (${seconds} s)${status === 0 ? '' : `\n${output}`}`,
+          )
           done(status)
         })
       }),

@@ -128,4 +128,8 @@ text = text.trimEnd() + ` \\\n  X(${op}, ${pascal})\n`
 writeFileSync(list, text)
 const index = join(root, 'lib/ops/index.ts')
 writeFileSync(index, `${readFileSync(index, 'utf8')}export { ${camel} } from './${op}.ts'\n`)
-console.log('added it to native/ops/op_list.h and lib/ops/index.ts; next: npm run build, then npx vitest run tests/ops/' + op + '.test.ts')
+console.log(
+  'added it to native/ops/op_list.h and lib/ops/index.ts; next: npm run build, then npx vitest run tests/ops/' +
+    op +
+    '.test.ts',
+)

@@ -63,7 +63,12 @@ function run(command, args, env = {}) {
   const result = spawnSync(command, args, {
     cwd: root,
     encoding: 'utf8',
-    env: { ...process.env, TSAN_OPTIONS: 'halt_on_error=1', UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1', ...env },
+    env: {
+      ...process.env,
+      TSAN_OPTIONS: 'halt_on_error=1',
+      UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1',
+      ...env,
+    },
   })
   return { ok: result.status === 0, text: `${result.stdout}${result.stderr}` }
 }

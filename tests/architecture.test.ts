@@ -14,7 +14,11 @@ const PARTS: { name: string; files: RegExp; mayImport: string[] }[] = [
   { name: 'native', files: /^(native|tokenizer\/native_tokenizer)\.ts$/, mayImport: ['errors'] },
   { name: 'tensor', files: /^tensor\.ts$/, mayImport: ['errors', 'native'] },
   { name: 'program', files: /^program\.ts$/, mayImport: ['errors', 'native', 'tensor'] },
-  { name: 'device', files: /^device\.ts$/, mayImport: ['errors', 'native', 'tensor', 'program'] },
+  {
+    name: 'device',
+    files: /^(device|compiled_program)\.ts$/,
+    mayImport: ['errors', 'native', 'tensor', 'program'],
+  },
   { name: 'ops', files: /^ops\//, mayImport: ['errors', 'tensor', 'program'] },
   { name: 'layers', files: /^layers\//, mayImport: ['errors', 'tensor', 'program', 'ops'] },
   // config.json is checked on its own: the checkpoint reader needs the sizes it gives.

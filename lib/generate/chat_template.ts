@@ -48,13 +48,14 @@ export function renderChat(messages: readonly ChatMessage[], template?: string):
   }
 }
 
-function checkMessages(messages: readonly ChatMessage[]): void {
+function checkMessages(given: unknown): void {
   const roles = ['system', 'user', 'assistant']
-  if (!Array.isArray(messages)) {
+  if (!Array.isArray(given)) {
     throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', 'messages must be a list of { role, content }.')
   }
-  messages.forEach((message: unknown, i) => {
-    const { role, content } = (message ?? {}) as Partial<ChatMessage>
+  const messages = given as readonly (ChatMessage | undefined)[]
+  messages.forEach((message, i) => {
+    const { role, content }: Partial<ChatMessage> = message ?? {}
     if (!roles.includes(role as string) || typeof content !== 'string' || (role === 'system' && i > 0)) {
       throw new OpenMoeError(
         'ERR_OPENMOE_INVALID_ARG',

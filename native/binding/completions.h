@@ -31,8 +31,7 @@ class DeviceHandle {
 
  private:
   struct Completion;
-  std::unique_ptr<Completion> make_completion(Napi::Env env, const std::vector<Napi::Value>& keep,
-                                              napi_value* promise);
+  std::unique_ptr<Completion> make_completion(Napi::Env env, const std::vector<Napi::Value>& keep, napi_value* promise);
   static void close_at_exit(void* handle);
   static void settle(napi_env env, napi_value, void* context, void* data);
   void post(Completion* completion);

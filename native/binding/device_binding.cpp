@@ -353,7 +353,9 @@ Napi::Value program_bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(from_handle<Program>(info[0])->arena_bytes));
 }
 
-Napi::Value close(const Napi::CallbackInfo& info) { return from_handle<DeviceHandle>(info[0])->close(info.Env(), info[0]); }
+Napi::Value close(const Napi::CallbackInfo& info) {
+  return from_handle<DeviceHandle>(info[0])->close(info.Env(), info[0]);
+}
 
 }  // namespace
 

@@ -78,7 +78,7 @@ describe('safetensors data', () => {
     rmSync(gone, { recursive: true })
     await expectError(
       writeSafetensors(join(gone, 'x.safetensors'), []),
-      'ERR_OPENMOE_INVALID_ARG',
+      'ERR_OPENMOE_FILE_WRITE',
       /writing failed \(ENOENT\)/,
     )
   })

@@ -38,7 +38,9 @@ describe('the chat prompt of the released model (spec section 7)', () => {
   it("uses the checkpoint's own template instead, when there is one", () => {
     const template =
       "{% for m in messages %}[{{ m['role'] }}: {{ m['content'] }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}"
-    expect(renderChat([user('a'), assistant('b'), user('c')], template)).toBe('[user: a][assistant: b][user: c]>')
+    expect(renderChat([user('a'), assistant('b'), user('c')], template)).toBe(
+      '[user: a][assistant: b][user: c]>',
+    )
   })
 })
 
@@ -55,10 +57,11 @@ describe('a wrong conversation', () => {
     ['the last word to the assistant', [user('a'), assistant('b')], /last message must be from the user/],
     ['only a system text', [{ role: 'system', content: 'b' }], /last message must be from the user/],
     ['nothing', [], /last message must be from the user/],
-  ])('with %s is refused', (_, messages, message) => refuse(messages, message))
+  ])('with %s is refused', async (_, messages, message) => void (await refuse(messages, message)))
 
-  it.each([['text'], [undefined], [null], [{ length: 1 }]])('that is no list (%s) is refused', (messages) =>
-    refuse(messages, /messages|last message/),
+  it.each([['text'], [undefined], [null], [{ length: 1 }]])(
+    'that is no list (%s) is refused',
+    async (messages) => void (await refuse(messages, /messages|last message/)),
   )
 
   it('says what a template did not like', async () => {

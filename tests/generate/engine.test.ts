@@ -7,7 +7,8 @@ import { EOS, ScriptedEngine } from '../support/scripted_engine.ts'
 import { eventually } from '../support/tiny_model.ts'
 
 const free = (scripted: ScriptedEngine) => scripted.cache.bytes.used === 0
-const settled = (promise: Promise<unknown>) => Promise.race([promise, new Promise((r) => setImmediate(r, 'no'))])
+const settled = (promise: Promise<unknown>) =>
+  Promise.race([promise, new Promise((r) => setImmediate(r, 'no'))])
 
 async function collect(generation: Generation): Promise<string[]> {
   const chunks: string[] = []
@@ -133,7 +134,8 @@ describe('batching', () => {
 
 describe('ending', () => {
   it('stops at the end token, which belongs to the tokens', async () => {
-    const { tokens, finishReason, usage } = await new ScriptedEngine().request([7, 7], { maxTokens: 9 }).result
+    const { tokens, finishReason, usage } = await new ScriptedEngine().request([7, 7], { maxTokens: 9 })
+      .result
     expect({ tokens, finishReason, usage }).toEqual({
       tokens: [7, 7, EOS],
       finishReason: 'stop',
@@ -170,7 +172,11 @@ describe('ending', () => {
     const pieces = Object.assign(new Array<string>(), { 10: 'Hello', 11: ' ST', 12: 'OP', 13: ' more' })
     const run = () => new ScriptedEngine().request([10, 11, 12, 13], { stop: 'STOP' }, { pieces })
     const { text, tokens, finishReason } = await run().result
-    expect({ text, tokens, finishReason }).toEqual({ text: 'Hello ', tokens: [10, 11, 12], finishReason: 'stop' })
+    expect({ text, tokens, finishReason }).toEqual({
+      text: 'Hello ',
+      tokens: [10, 11, 12],
+      finishReason: 'stop',
+    })
     expect(await collect(run())).toEqual(['Hello', ' ', ''])
   })
 

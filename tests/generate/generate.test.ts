@@ -127,7 +127,11 @@ describe('sampling', () => {
   })
 
   it('reports log-probabilities: the token its own, the alternatives best first', async () => {
-    const { tokens, logprobs } = await model().generate(PROMPT, { maxTokens: 12, logprobs: 5, ignoreEos: true })
+    const { tokens, logprobs } = await model().generate(PROMPT, {
+      maxTokens: 12,
+      logprobs: 5,
+      ignoreEos: true,
+    })
     expect(logprobs!.map(({ token }) => token)).toEqual(tokens)
     for (const { token, logprob, top } of logprobs!) {
       expect(top).toHaveLength(5)
@@ -153,7 +157,7 @@ describe('sampling', () => {
   it('has probabilities that sum to one', async () => {
     const { logits } = await model().forward([[0, 300, 301]], { logits: 'last' })
     const { logprobs } = await model().generate([0, 300, 301], { maxTokens: 1, logprobs: 20 })
-    const { data } = logits!
+    const data = logits!.data as Float32Array
     const highest = data.reduce((a, b) => Math.max(a, b))
     const logZ = highest + Math.log(data.reduce((sum, x) => sum + Math.exp(x - highest), 0))
     for (const { token, logprob } of logprobs![0]!.top) {

@@ -152,7 +152,10 @@ describe('a device', () => {
     const kept = device.empty('f32', [4])
     const program = device.compile((p) => add(p, a, a))
     await Promise.all([device.dispose(), device.dispose()])
-    await expectError(device.run((p) => add(p, a, a)), DISPOSED)
+    await expectError(
+      device.run((p) => add(p, a, a)),
+      DISPOSED,
+    )
     await expectError(program.run(), DISPOSED)
     await expectError(() => device.empty('f32', [4]), DISPOSED)
     await expectError(() => device.write(kept, new Float32Array(4)), DISPOSED)

@@ -10,7 +10,12 @@ beforeAll(() => bundleLib(lib))
 describe('a process', () => {
   it('survives 40 workers that are terminated while they load, read a prompt and stream', async () => {
     const { code, signal, stdout, stderr } = await runFixture('terminate_workers.mjs', lib, [40])
-    expect({ code, signal, stdout, stderr }).toEqual({ code: 0, signal: null, stdout: 'terminated 40\n', stderr: '' })
+    expect({ code, signal, stdout, stderr }).toEqual({
+      code: 0,
+      signal: null,
+      stdout: 'terminated 40\n',
+      stderr: '',
+    })
   })
 
   it.each([

@@ -67,7 +67,10 @@ interface Answer {
 
 async function answer(model: Model, prompt: number[], options: GenerateOptions): Promise<Answer> {
   const { tokens, logprobs } = await model.generate(prompt, { ...options, logprobs: 3, ignoreEos: true })
-  return { tokens, logprobs: logprobs!.flatMap(({ logprob, top }) => [logprob, ...top.map((t) => t.logprob)]) }
+  return {
+    tokens,
+    logprobs: logprobs!.flatMap(({ logprob, top }) => [logprob, ...top.map((t) => t.logprob)]),
+  }
 }
 
 describe('a request among others (D1, D2)', () => {

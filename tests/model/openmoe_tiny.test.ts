@@ -57,9 +57,9 @@ describe.each([
     for (let n = 0; n < steps && expected.top2_margin[n]! >= NEAR_TIE; n++) {
       const row = greedy!.logits.data.slice(n * vocabSize, (n + 1) * vocabSize).sort()
       expect(Math.abs(row[vocabSize - 1]! - expected.top_logit[n]!)).toBeLessThan(LOGIT_ATOL)
-      expect(
-        Math.abs(row[vocabSize - 1]! - row[vocabSize - 2]! - expected.top2_margin[n]!),
-      ).toBeLessThan(LOGIT_ATOL)
+      expect(Math.abs(row[vocabSize - 1]! - row[vocabSize - 2]! - expected.top2_margin[n]!)).toBeLessThan(
+        LOGIT_ATOL,
+      )
     }
   })
 })
@@ -110,9 +110,7 @@ describe.skipIf(!shared)('openmoe-tiny on held-out text', () => {
   const model = tinyModel()
   const sequenceModel = tinyModel({ expertCapacity: 'sequence' })
   const { files, by } = shared
-    ? (JSON.parse(
-        readFileSync(join(shared, 'models/openmoe-tiny/validation.json'), 'utf8'),
-      ) as Validation)
+    ? (JSON.parse(readFileSync(join(shared, 'models/openmoe-tiny/validation.json'), 'utf8')) as Validation)
     : { files: {}, by: { split: {}, domain: {}, group: {} } }
   const chosen = process.env.OPENMOE_ALL_VALIDATION ? Object.keys(files) : FILES
   const sums = new Map<string, { tokens: number; nats: number; bits: number; bytes: number }>()

@@ -19,7 +19,12 @@ export function addScore(program: Command): void {
     .command('score')
     .description('how well a model predicts text files: nats per token and bits per byte')
     .argument('<file...>', 'UTF-8 text files; a form feed separates documents')
-    .option('--window <n>', 'tokens predicted at a time, each window after the start token', positiveNumber, 512)
+    .option(
+      '--window <n>',
+      'tokens predicted at a time, each window after the start token',
+      positiveNumber,
+      512,
+    )
     .option(
       '--max-windows <n>',
       'full windows per file at most, evenly spaced (default: all, and the rest of each document)',
