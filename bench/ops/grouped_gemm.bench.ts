@@ -1,6 +1,6 @@
-import { groupedGemm } from '../../lib/ops/grouped_gemm.ts'
-import type { OpBench } from '../shapes.ts'
-import { i32, randomOn, TOKENS } from './random.ts'
+import { groupedGemm } from '#lib/ops/grouped_gemm'
+import type { OpBench, OpCase } from '../ops.ts'
+import { i32, randomOn } from './random.ts'
 import { randomMatrix } from './random_matrix.ts'
 
 const TOP_K = 2
@@ -12,23 +12,26 @@ function spread(rows: number, numExperts: number): number[] {
 }
 
 export const bench: OpBench = {
-  async cases(device, { hiddenSize, intermediateSize, numExperts, dtype }) {
-    const outFeatures = 3 * intermediateSize
-    const shape = { count: numExperts, outFeatures, inFeatures: hiddenSize }
-    const weight = await randomMatrix(device, dtype, shape)
-    return Promise.all(
-      TOKENS.map(async ({ name, tokens }) => {
+  async cases(device, { hiddenSize, intermediateSize, numExperts, dtype, tokens: counts }) {
+    const cases: OpCase[] = []
+    for (const [layer, outFeatures, inFeatures] of [
+      ['gate_up', 3 * intermediateSize, hiddenSize],
+      ['down', hiddenSize, intermediateSize],
+    ] as const) {
+      const weight = await randomMatrix(device, dtype, { count: numExperts, outFeatures, inFeatures })
+      for (const tokens of counts) {
         const rows = TOP_K * tokens
         const busy = Math.min(rows, numExperts)
-        const x = await randomOn(device, 'f32', [rows, hiddenSize])
-        return {
-          name,
+        const x = await randomOn(device, 'f32', [rows, inFeatures])
+        cases.push({
+          name: `${layer} t=${tokens}`,
           record: (p) => groupedGemm(p, x, weight, i32(spread(rows, numExperts))),
-          bytes: (weight.bytes / numExperts) * busy + 4 * rows * (hiddenSize + outFeatures),
-          flops: 2 * rows * hiddenSize * outFeatures,
+          bytes: (weight.bytes / numExperts) * busy + 4 * rows * (inFeatures + outFeatures),
+          flops: 2 * rows * inFeatures * outFeatures,
           bound: rows / busy <= 8 ? 'memory' : 'compute',
-        }
-      }),
-    )
+        })
+      }
+    }
+    return cases
   },
 }

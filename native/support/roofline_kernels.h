@@ -126,14 +126,40 @@ __attribute__((target("avx512f,avx512bf16"))) void dot_avx512_bf16(int64_t steps
     for (int k = 0; k < kChains; ++k) sum[k] = _mm512_dpbf16_ps(sum[k], a, a);
   escape(sum);
 }
+// Products of u8 and s8, summed in i32 four at a time.
+__attribute__((target("avx2"))) void dot_avx2_int8(int64_t steps) {
+  constexpr int kChains = 6;
+  const __m256i a = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
+  __m256i sum[kChains] = {}, x[kChains];
+  for (int k = 0; k < kChains; ++k) x[k] = _mm256_set1_epi8(static_cast<char>(k));
+  make_opaque(sum), make_opaque(x);
+  for (int64_t i = 0; i < steps; ++i)
+#pragma GCC unroll 6
+    for (int k = 0; k < kChains; ++k) {
+      const __m256i pairs = _mm256_maddubs_epi16(_mm256_xor_si256(x[k], sum[k]), a);
+      sum[k] = _mm256_add_epi32(sum[k], _mm256_madd_epi16(pairs, ones));
+    }
+  escape(sum);
+}
+__attribute__((target("avx512f,avx512vnni"))) void dot_avx512_int8(int64_t steps) {
+  constexpr int kChains = 24;
+  const __m512i a = _mm512_set1_epi8(3);
+  __m512i sum[kChains] = {};
+  make_opaque(sum);
+  for (int64_t i = 0; i < steps; ++i)
+#pragma GCC unroll 24
+    for (int k = 0; k < kChains; ++k) sum[k] = _mm512_dpbusd_epi32(sum[k], a, a);
+  escape(sum);
+}
 #endif
 
 struct Kernels {
   ReadKernel read = read_portable;
   CopyKernel copy = copy_portable;
-  FmaKernel f32 = fma_portable, bf16 = fma_portable;
-  double f32_flops_per_step = 12 * 4 * 2, bf16_flops_per_step = 12 * 4 * 2;
-  const char *memory_name = "portable", *f32_name = "portable mul, add", *bf16_name = "widened to f32";
+  FmaKernel f32 = fma_portable, bf16 = fma_portable, int8 = fma_portable;
+  double f32_flops_per_step = 12 * 4 * 2, bf16_flops_per_step = 12 * 4 * 2, int8_flops_per_step = 12 * 4 * 2;
+  const char *memory_name = "portable", *f32_name = "portable mul, add", *bf16_name = "widened to f32",
+             *int8_name = "widened to f32";
 };
 
 Kernels best_kernels() {
@@ -144,6 +170,7 @@ Kernels best_kernels() {
     k.read = read_avx2, k.copy = copy_avx2, k.f32 = k.bf16 = fma_avx2;
     k.f32_flops_per_step = k.bf16_flops_per_step = 12 * 8 * 2;
     k.memory_name = "avx2", k.f32_name = "avx2 vfmadd231ps", k.bf16_name = "avx2 vfmadd231ps, bf16 widened to f32";
+    k.int8 = dot_avx2_int8, k.int8_flops_per_step = 6 * 32 * 2, k.int8_name = "avx2 vpmaddubsw, vpmaddwd, vpaddd";
   }
   if (__builtin_cpu_supports("avx512f")) {
     k.read = read_avx512, k.copy = copy_avx512, k.f32 = k.bf16 = fma_avx512;
@@ -152,6 +179,9 @@ Kernels best_kernels() {
     k.bf16_name = "avx512 vfmadd231ps, bf16 widened to f32";
     if (__builtin_cpu_supports("avx512bf16")) {
       k.bf16 = dot_avx512_bf16, k.bf16_flops_per_step = 24 * 32 * 2, k.bf16_name = "avx512_bf16 vdpbf16ps";
+    }
+    if (__builtin_cpu_supports("avx512vnni")) {
+      k.int8 = dot_avx512_int8, k.int8_flops_per_step = 24 * 64 * 2, k.int8_name = "avx512_vnni vpdpbusd";
     }
   }
 #endif
