@@ -21,7 +21,14 @@ export const boundaryBenches: readonly NodeBench[] = [
         return (performance.now() - start) * 1000 - (profile[0]?.microseconds ?? 0)
       }, suite.budget)
       program.dispose()
-      return [limited(suite.labels('boundary.hop', shape), timing, HOP_LIMIT_US, 'run() to its promise, less the kernel')]
+      return [
+        limited(
+          suite.labels('boundary.hop', shape),
+          timing,
+          HOP_LIMIT_US,
+          'run() to its promise, less the kernel',
+        ),
+      ]
     },
   },
   {
@@ -39,12 +46,28 @@ export const boundaryBenches: readonly NodeBench[] = [
         recorded.dispose()
         return us / OPS
       }, suite.budget)
-      return [limited(suite.labels('boundary.record', shape), timing, RECORD_LIMIT_US, 'recording and checking, per op')]
+      return [
+        limited(
+          suite.labels('boundary.record', shape),
+          timing,
+          RECORD_LIMIT_US,
+          'recording and checking, per op',
+        ),
+      ]
     },
   },
 ]
 
 function limited<L, T extends { medianUs: number }>(labels: L, timing: T, limit: number, note: string) {
   const bound = 'limit' as const
-  return { ...labels, ...timing, bytes: 0, flops: 0, bound, roof: limit, fraction: limit / timing.medianUs, note }
+  return {
+    ...labels,
+    ...timing,
+    bytes: 0,
+    flops: 0,
+    bound,
+    roof: limit,
+    fraction: limit / timing.medianUs,
+    note,
+  }
 }

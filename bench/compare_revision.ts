@@ -139,7 +139,10 @@ function git(root: string, ...args: string[]): void {
   try {
     execFileSync('git', args, { cwd: root, stdio: ['ignore', 'ignore', 'pipe'], encoding: 'utf8' })
   } catch (cause) {
-    const reason = String((cause as { stderr?: unknown }).stderr ?? cause).trim().split('\n').at(-1)
+    const reason = String((cause as { stderr?: unknown }).stderr ?? cause)
+      .trim()
+      .split('\n')
+      .at(-1)
     throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', `--compare: git ${args[0]}: ${reason}`, { cause })
   }
 }

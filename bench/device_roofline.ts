@@ -20,7 +20,13 @@ export async function measureDeviceRoofs(device: Device, seconds: number): Promi
   const x = await randomOn(device, 'f32', [GEMM, GEMM])
   const gemm = async (dtype: 'f32' | 'bf16'): Promise<Roof> => {
     const weight = await randomMatrix(device, dtype, { count: 1, outFeatures: GEMM, inFeatures: GEMM })
-    const roof = await rate(device, (p) => linear(p, x, weight), 2 * GEMM ** 3, seconds, `the op linear, ${dtype}`)
+    const roof = await rate(
+      device,
+      (p) => linear(p, x, weight),
+      2 * GEMM ** 3,
+      seconds,
+      `the op linear, ${dtype}`,
+    )
     device.free(weight)
     return roof
   }

@@ -82,7 +82,12 @@ function rooflineSpec({ roofs, results }: Report, rows: readonly Row[]): TopLeve
       rate: Math.min(peaks[kind].median, intensity * read.median) / 1e9,
     }))
   })
-  const x = { field: 'intensity', type: 'quantitative', title: 'FLOP per byte', scale: { type: 'log' } } as const
+  const x = {
+    field: 'intensity',
+    type: 'quantitative',
+    title: 'FLOP per byte',
+    scale: { type: 'log' },
+  } as const
   const y = { field: 'rate', type: 'quantitative', title: 'GFLOP/s', scale: { type: 'log' } } as const
   return {
     width: 760,
@@ -96,7 +101,12 @@ function rooflineSpec({ roofs, results }: Report, rows: readonly Row[]): TopLeve
       {
         data: { values: points },
         mark: { type: 'point', filled: true, size: 60 },
-        encoding: { x, y, color: { field: 'kind', type: 'nominal', title: null }, description: { field: 'row' } },
+        encoding: {
+          x,
+          y,
+          color: { field: 'kind', type: 'nominal', title: null },
+          description: { field: 'row' },
+        },
       },
     ],
   }
@@ -120,7 +130,12 @@ function barSpec(rows: readonly Row[]): TopLevelSpec {
         mark: 'bar',
         encoding: {
           y,
-          x: { field: 'fraction', type: 'quantitative', title: 'fraction of the roof', axis: { format: '%' } },
+          x: {
+            field: 'fraction',
+            type: 'quantitative',
+            title: 'fraction of the roof',
+            axis: { format: '%' },
+          },
           color: { field: 'bound', type: 'nominal', title: null },
         },
       },
@@ -133,7 +148,20 @@ function barSpec(rows: readonly Row[]): TopLevelSpec {
 }
 
 function table(rows: readonly Row[]): string {
-  const head = ['row', 'shape', 'dtype', 'median', 'p10', 'p90', 'bytes', 'FLOPs', 'bound', 'fraction', 'tok/s', '']
+  const head = [
+    'row',
+    'shape',
+    'dtype',
+    'median',
+    'p10',
+    'p90',
+    'bytes',
+    'FLOPs',
+    'bound',
+    'fraction',
+    'tok/s',
+    '',
+  ]
   const cells = rows.map((row) => [
     row.name,
     row.shape,

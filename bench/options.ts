@@ -79,10 +79,14 @@ export function wantsRow({ names, filter }: Pick<BenchOptions, 'names' | 'filter
 
 // What the kernels take (lib/ops checks it too, but only once the data has been made).
 function checkShape(shape: BenchShape): BenchShape {
-  if (shape.numExperts < 2) refuse('--experts', `${shape.numExperts} is too few: every token goes to 2 experts.`)
+  if (shape.numExperts < 2)
+    refuse('--experts', `${shape.numExperts} is too few: every token goes to 2 experts.`)
   if (shape.headDim % 2) refuse('--head-dim', `${shape.headDim} is odd: rope rotates pairs.`)
   if (shape.numHeads % shape.numKvHeads) {
-    refuse('--kv-heads', `${shape.numHeads} heads cannot be shared out to ${shape.numKvHeads} of keys and values.`)
+    refuse(
+      '--kv-heads',
+      `${shape.numHeads} heads cannot be shared out to ${shape.numKvHeads} of keys and values.`,
+    )
   }
   return shape
 }
@@ -95,7 +99,10 @@ function oneOf<T extends string>(option: string, value: string, known: readonly 
   if ((known as readonly string[]).includes(value)) return value as T
   const near = closest(value, known)
   const what = option === 'bench' ? 'nothing to measure is named' : `${option}: there is no`
-  return refuse(null, `${what} '${value}'. ${near ? `Did you mean '${near}'? ` : ''}Known: ${known.join(', ')}.`)
+  return refuse(
+    null,
+    `${what} '${value}'. ${near ? `Did you mean '${near}'? ` : ''}Known: ${known.join(', ')}.`,
+  )
 }
 
 function refuse(option: string | null, message: string): never {

@@ -116,7 +116,10 @@ const FIELDS = {
 export function withSizes(shape: BenchShape, sizes: Sizes): BenchShape {
   const result = { ...shape }
   const changes: string[] = []
-  for (const [option, field] of Object.entries(FIELDS) as [keyof typeof FIELDS, (typeof FIELDS)['hidden']][]) {
+  for (const [option, field] of Object.entries(FIELDS) as [
+    keyof typeof FIELDS,
+    (typeof FIELDS)['hidden'],
+  ][]) {
     const value = sizes[option]
     if (value === undefined) continue
     result[field] = value

@@ -10,7 +10,15 @@ import { rowBenches } from './groups.ts'
 import { describeMachine } from './machine.ts'
 import { type BenchOptions, wantsGroup, wantsRow } from './options.ts'
 import { Progress } from './progress.ts'
-import { breakdownLines, type Breakdown, readReport, type Report, roofLines, type Row, rowLine } from './report.ts'
+import {
+  breakdownLines,
+  type Breakdown,
+  readReport,
+  type Report,
+  roofLines,
+  type Row,
+  rowLine,
+} from './report.ts'
 import { judge, measureReadRoof, measureRoofs, type RoofSet, type Work } from './roofline.ts'
 import { type Budget, collect } from './sampling.ts'
 import type { TypedShape } from './shapes.ts'
@@ -70,9 +78,7 @@ export class Suite {
       breakdowns: [],
       failures: [],
     }
-    this.progress.note(
-      `${machine.cpu}, ${machine.isa}, ${threads} threads, load ${machine.load.toFixed(1)}`,
-    )
+    this.progress.note(`${machine.cpu}, ${machine.isa}, ${threads} threads, load ${machine.load.toFixed(1)}`)
   }
 
   get budget(): Budget {
@@ -166,7 +172,10 @@ export class Suite {
     return { ...this.labels(name, shape), ...timing, ...work, bound, roof, fraction, ...more }
   }
 
-  labels(name: string, { name: shape, dtype }: TypedShape): Pick<Row, 'name' | 'backend' | 'shape' | 'dtype'> {
+  labels(
+    name: string,
+    { name: shape, dtype }: TypedShape,
+  ): Pick<Row, 'name' | 'backend' | 'shape' | 'dtype'> {
     return { name, backend: this.device.name, shape, dtype }
   }
 

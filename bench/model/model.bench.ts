@@ -35,7 +35,11 @@ function stepsOf({ batches, prompts, context }: TypedShape): Step[] {
 
 async function openModel(lab: Lab, shape: TypedShape): Promise<OpenGroup> {
   if (shape.layers === 0) return { cases: [], close: () => undefined }
-  const bench = new ModelBench(lab, shape, await randomWeights(lab.device, syntheticConfig(shape), shape.dtype))
+  const bench = new ModelBench(
+    lab,
+    shape,
+    await randomWeights(lab.device, syntheticConfig(shape), shape.dtype),
+  )
   return { cases: stepsOf(shape).map((step) => bench.caseOf(step)), close: () => bench.close() }
 }
 
@@ -66,8 +70,8 @@ class ModelBench {
       dtype: rowDtype(shape.dtype),
       numPages: sequences * Math.ceil((shape.context + 1) / PAGE_TOKENS) + Math.ceil(longest / PAGE_TOKENS),
     })
-    this.pages = [longest, ...Array.from({ length: sequences - 1 }, () => shape.context + 1)].map(
-      (length) => this.cache.reserve(length)!,
+    this.pages = [longest, ...Array.from({ length: sequences - 1 }, () => shape.context + 1)].map((length) =>
+      this.cache.reserve(length)!,
     )
     this.runner = new ModelRunner(device, this.config, weights, this.cache)
     this.profiled = new ModelRunner(profiling(device, this.profiles), this.config, weights, this.cache)

@@ -37,11 +37,18 @@ export const firstTokenBench: NodeBench = {
   },
 }
 
-async function measure({ lab, suite, shape }: NodeBenchContext, folder: string, file: string): Promise<Row[]> {
+async function measure(
+  { lab, suite, shape }: NodeBenchContext,
+  folder: string,
+  file: string,
+): Promise<Row[]> {
   const { device, isa, quick } = suite.options
   const entry = import.meta.resolve('openmoe')
   if (!existsSync(fileURLToPath(entry))) {
-    throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', 'dist/ is measured, as users get it. Run: npm run build')
+    throw new OpenMoeError(
+      'ERR_OPENMOE_INVALID_ARG',
+      'dist/ is measured, as users get it. Run: npm run build',
+    )
   }
   const readTime = await readUs(file, lab.threads) // and now it is in the page cache
   const options = { device, isa, dtype: shape.dtype, threads: lab.threads, maxSequences: 1 }

@@ -128,28 +128,34 @@ __attribute__((target("avx512f,avx512bf16"))) void dot_avx512_bf16(int64_t steps
 }
 // Products of u8 and s8, summed in i32 four at a time.
 __attribute__((target("avx2"))) void dot_avx2_int8(int64_t steps) {
-  constexpr int kChains = 6;
+  constexpr int kChains = 12;
   const __m256i a = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
-  __m256i sum[kChains] = {}, x[kChains];
-  for (int k = 0; k < kChains; ++k) x[k] = _mm256_set1_epi8(static_cast<char>(k));
-  make_opaque(sum), make_opaque(x);
+  __m256i start[kChains] = {}, sum[kChains];
+  make_opaque(start);
+#pragma GCC unroll 12
+  for (int k = 0; k < kChains; ++k) sum[k] = start[k];
   for (int64_t i = 0; i < steps; ++i)
-#pragma GCC unroll 6
-    for (int k = 0; k < kChains; ++k) {
-      const __m256i pairs = _mm256_maddubs_epi16(_mm256_xor_si256(x[k], sum[k]), a);
-      sum[k] = _mm256_add_epi32(sum[k], _mm256_madd_epi16(pairs, ones));
-    }
-  escape(sum);
+#pragma GCC unroll 12
+    for (int k = 0; k < kChains; ++k)  // the sum is an operand too, or the products would be computed once
+      sum[k] = _mm256_add_epi32(sum[k], _mm256_madd_epi16(_mm256_maddubs_epi16(sum[k], a), ones));
+#pragma GCC unroll 12
+  for (int k = 0; k < kChains; ++k) start[k] = sum[k];
+  escape(start);
 }
 __attribute__((target("avx512f,avx512vnni"))) void dot_avx512_int8(int64_t steps) {
   constexpr int kChains = 24;
   const __m512i a = _mm512_set1_epi8(3);
-  __m512i sum[kChains] = {};
-  make_opaque(sum);
+  __m512i start[kChains] = {}, sum[kChains];
+  make_opaque(start);
+  // A copy whose address nobody has: integer vectors would be stored to memory at every step otherwise.
+#pragma GCC unroll 24
+  for (int k = 0; k < kChains; ++k) sum[k] = start[k];
   for (int64_t i = 0; i < steps; ++i)
 #pragma GCC unroll 24
     for (int k = 0; k < kChains; ++k) sum[k] = _mm512_dpbusd_epi32(sum[k], a, a);
-  escape(sum);
+#pragma GCC unroll 24
+  for (int k = 0; k < kChains; ++k) start[k] = sum[k];
+  escape(start);
 }
 #endif
 
@@ -170,7 +176,7 @@ Kernels best_kernels() {
     k.read = read_avx2, k.copy = copy_avx2, k.f32 = k.bf16 = fma_avx2;
     k.f32_flops_per_step = k.bf16_flops_per_step = 12 * 8 * 2;
     k.memory_name = "avx2", k.f32_name = "avx2 vfmadd231ps", k.bf16_name = "avx2 vfmadd231ps, bf16 widened to f32";
-    k.int8 = dot_avx2_int8, k.int8_flops_per_step = 6 * 32 * 2, k.int8_name = "avx2 vpmaddubsw, vpmaddwd, vpaddd";
+    k.int8 = dot_avx2_int8, k.int8_flops_per_step = 12 * 32 * 2, k.int8_name = "avx2 vpmaddubsw, vpmaddwd, vpaddd";
   }
   if (__builtin_cpu_supports("avx512f")) {
     k.read = read_avx512, k.copy = copy_avx512, k.f32 = k.bf16 = fma_avx512;
