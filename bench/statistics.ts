@@ -83,22 +83,39 @@ export interface Comparison {
   verdict: Verdict
 }
 
+/** Times of A and B, taken one right after the other. */
+export type Pair = readonly [a: number, b: number]
+
 // Fewer pairs say nothing: the bootstrap of five values has an interval, but not one of 95 %.
 export const MIN_PAIRS = 6
 // A difference nobody would act on, and about what code placement alone can cause.
 const MIN_DIFFERENCE = 0.01
+// What is true of the whole run is true of each of its parts.
+const PARTS = 3
 
-/** Pairs of times taken one right after the other, so that what disturbs the machine disturbs both. */
-export function comparePairs(pairs: readonly (readonly [a: number, b: number])[]): Comparison {
+/**
+ * What disturbs the machine disturbs both of a pair. A verdict needs an interval without 1, a difference that matters,
+ * and each third of the pairs on the same side of 1.
+ */
+export function comparePairs(pairs: readonly Pair[]): Comparison {
   const ratios = pairs.map(([a, b]) => b / a)
   const ratio = median(ratios)
   const interval = bootstrapMedian(ratios)
-  return { ratio, interval, pairs: pairs.length, verdict: verdictOf(ratio, interval, pairs.length) }
+  const size = Math.ceil(ratios.length / PARTS)
+  const parts = Array.from({ length: PARTS }, (_, i) => median(ratios.slice(i * size, (i + 1) * size)))
+  const agreed = parts.every((part) => part < 1 === ratio < 1)
+  const enough = pairs.length >= MIN_PAIRS && agreed
+  return {
+    ratio,
+    interval,
+    pairs: pairs.length,
+    verdict: enough ? verdictOf(ratio, interval) : 'within noise',
+  }
 }
 
-function verdictOf(ratio: number, { low, high }: Interval, pairs: number): Verdict {
+function verdictOf(ratio: number, { low, high }: Interval): Verdict {
   const clear = low > 1 || high < 1
-  if (pairs < MIN_PAIRS || !clear || Math.abs(ratio - 1) < MIN_DIFFERENCE) return 'within noise'
+  if (!clear || Math.abs(ratio - 1) < MIN_DIFFERENCE) return 'within noise'
   return ratio < 1 ? 'faster' : 'slower'
 }
 
@@ -112,5 +129,5 @@ export function compareRanges(
 ): Comparison {
   const ratio = b.medianUs / a.medianUs
   const interval = { low: b.p10Us / a.p90Us, high: b.p90Us / a.p10Us }
-  return { ratio, interval, pairs: 0, verdict: verdictOf(ratio, interval, MIN_PAIRS) }
+  return { ratio, interval, pairs: 0, verdict: verdictOf(ratio, interval) }
 }

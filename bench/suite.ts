@@ -1,7 +1,7 @@
 // One run: roofs first, then every group that was asked for, row by row.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { type Device, devices, openDevice } from '#lib/device'
+import { type Device, type DeviceOptions, devices, openDevice } from '#lib/device'
 import { type BenchCase, type Group, Lab } from './cases.ts'
 import { compareWithRevision } from './compare_revision.ts'
 import { compareWithReport, isReportFile } from './compare_report.ts'
@@ -79,6 +79,11 @@ export class Suite {
       failures: [],
     }
     this.progress.note(`${machine.cpu}, ${machine.isa}, ${threads} threads, load ${machine.load.toFixed(1)}`)
+  }
+
+  /** How to open another device like this one. */
+  get deviceOptions(): DeviceOptions & { device: string } {
+    return { device: this.options.device, threads: this.threads, isa: this.options.isa }
   }
 
   get budget(): Budget {

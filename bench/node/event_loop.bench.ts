@@ -9,10 +9,9 @@ const LIMIT_US = 2000
 
 export const eventLoopBench: NodeBench = {
   name: 'node.event_loop',
-  run: (context) => {
-    const { suite, shape } = context
+  run: ({ suite, shape }) => {
     if (shape.layers === 0) return Promise.resolve([])
-    return withModel(context, async (synthetic) => {
+    return withModel(shape, suite.deviceOptions, async (synthetic) => {
       await generateUs(synthetic)
       const p99s: number[] = []
       let worst = 0

@@ -42,7 +42,6 @@ async function measure(
   folder: string,
   file: string,
 ): Promise<Row[]> {
-  const { device, isa, quick } = suite.options
   const entry = import.meta.resolve('openmoe')
   if (!existsSync(fileURLToPath(entry))) {
     throw new OpenMoeError(
@@ -51,10 +50,10 @@ async function measure(
     )
   }
   const readTime = await readUs(file, lab.threads) // and now it is in the page cache
-  const options = { device, isa, dtype: shape.dtype, threads: lab.threads, maxSequences: 1 }
+  const options = { ...suite.deviceOptions, dtype: shape.dtype, maxSequences: 1 }
   const sinceImport: number[] = []
   const sinceStart: number[] = []
-  for (let i = 0; i < (quick ? 2 : RUNS); i++) {
+  for (let i = 0; i < (suite.options.quick ? 2 : RUNS); i++) {
     const args = ['--input-type=module', '-e', PROGRAM, entry, folder, JSON.stringify(options)]
     const { stdout } = await promisify(execFile)(process.execPath, args)
     const times = JSON.parse(stdout) as { sinceImport: number; sinceStart: number }

@@ -13,10 +13,9 @@ const PAIRS = 8
 
 export const generateBench: NodeBench = {
   name: 'node.generate',
-  run: (context) => {
-    const { suite, shape } = context
+  run: ({ suite, shape }) => {
     if (shape.layers === 0) return Promise.resolve([])
-    return withModel(context, async (synthetic) => {
+    return withModel(shape, suite.deviceOptions, async (synthetic) => {
       const native = await nativeDriver(synthetic, shape)
       const pairs = suite.options.quick ? 2 : PAIRS
       const { a, b, comparison } = await measurePairs(pairs, native, () => generateUs(synthetic))

@@ -16,10 +16,8 @@ export const loadBench: NodeBench = {
       const load = async (): Promise<number> => {
         const start = performance.now()
         const model = await loadModel(folder, {
-          device: options.device,
+          ...suite.deviceOptions,
           dtype: shape.dtype,
-          threads: lab.threads,
-          isa: options.isa,
           maxSequences: 1,
         })
         const us = (performance.now() - start) * 1000

@@ -12,13 +12,12 @@ const SETTLE_MS = 50
 
 export const neighbourBench: NodeBench = {
   name: 'node.neighbour',
-  run: (context) => {
-    const { lab, suite, shape } = context
+  run: ({ lab, suite, shape }) => {
     if (shape.layers === 0) return Promise.resolve([])
     if (process.platform === 'win32') {
       throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', 'node.neighbour needs signals that stop a process.')
     }
-    return withModel(context, async (synthetic) => {
+    return withModel(shape, suite.deviceOptions, async (synthetic) => {
       const job = new NicedJob(lab.threads)
       try {
         const quiet = async (): Promise<number> => {

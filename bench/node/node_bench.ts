@@ -1,7 +1,7 @@
 import type { Lab } from '../cases.ts'
 import type { Row } from '../report.ts'
 import type { TypedShape } from '../shapes.ts'
-import { comparePairs, type Comparison, summarise, type Timing } from '../statistics.ts'
+import { comparePairs, type Comparison, type Pair, summarise, type Timing } from '../statistics.ts'
 import type { Suite } from '../suite.ts'
 
 export interface NodeBenchContext {
@@ -21,6 +21,7 @@ export const timingOf = (microseconds: readonly number[]): Timing =>
   summarise(microseconds.map((us) => ({ us, switches: 0 })))
 
 export interface Pairs {
+  pairs: Pair[]
   a: Timing
   b: Timing
   comparison: Comparison
@@ -34,7 +35,7 @@ export async function measurePairs(
 ): Promise<Pairs> {
   await a()
   await b()
-  const pairs: [number, number][] = []
+  const pairs: Pair[] = []
   for (let i = 0; i < count; i++) {
     if (i % 2 === 0) {
       const first = await a()
@@ -45,6 +46,7 @@ export async function measurePairs(
     }
   }
   return {
+    pairs,
     a: timingOf(pairs.map(([us]) => us)),
     b: timingOf(pairs.map(([, us]) => us)),
     comparison: comparePairs(pairs),

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { canonicalParameters } from '#lib/checkpoint/canonical_parameters'
 import { type TensorToWrite, writeSafetensors } from '#lib/checkpoint/safetensors'
-import { type Device, openDevice } from '#lib/device'
+import { type Device, type DeviceOptions, openDevice } from '#lib/device'
 import type { OpenMoeConfig } from '#lib/model/config'
 import { convertCheckpoint, originalName } from '#lib/model/convert'
 import { Model } from '#lib/model/model'
@@ -15,7 +15,6 @@ import { randomWeights } from '../model/random_weights.ts'
 import { rowDtype } from '../ops/random.ts'
 import { uniform, uniformWeights } from '../ops/random_matrix.ts'
 import type { TypedShape } from '../shapes.ts'
-import type { NodeBenchContext } from './node_bench.ts'
 
 export interface SyntheticModel {
   model: Model
@@ -27,11 +26,12 @@ export interface SyntheticModel {
 
 /** On a device of its own, because a model closes its device. Disposed when `body` ends. */
 export async function withModel<T>(
-  { lab, suite, shape }: NodeBenchContext,
+  shape: TypedShape,
+  { device: name, ...options }: DeviceOptions & { device: string },
   body: (synthetic: SyntheticModel) => Promise<T>,
 ): Promise<T> {
   const config = syntheticConfig(shape)
-  const device = await openDevice(suite.options.device, { threads: lab.threads, isa: suite.options.isa })
+  const device = await openDevice(name, options)
   try {
     const weights = await randomWeights(device, config, shape.dtype)
     const parts = { device, config, weights, dtype: shape.dtype, tokenizer: undefined, warnings: [] }

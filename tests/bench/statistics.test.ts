@@ -89,6 +89,12 @@ describe('comparePairs', () => {
     expect(comparePairs(pairs(MIN_PAIRS, 0.5, 0.01)).verdict).toBe('faster')
   })
 
+  it('says nothing when a part of the run says otherwise', () => {
+    const noisy = [...pairs(9, 0.8, 0.01), ...pairs(3, 1.02, 0.01)]
+    expect(comparePairs(noisy).interval.high).toBeLessThan(1)
+    expect(comparePairs(noisy).verdict).toBe('within noise')
+  })
+
   it('is not misled by drift that falls on both of a pair', () => {
     const drifting = Array.from({ length: 12 }, (_, i): [number, number] => [100 + 20 * i, 95 + 19 * i])
     expect(comparePairs(drifting)).toMatchObject({ verdict: 'faster', ratio: 0.95 })
