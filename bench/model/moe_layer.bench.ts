@@ -1,12 +1,11 @@
 // One mixture-of-experts layer alone: router, top-2 gating, permutation, grouped GEMMs, un-permutation.
-import type { HostTensor } from '#lib/tensor'
+import { type HostTensor, type MatrixLayout, tensor } from '#lib/tensor'
 import { moe } from '#lib/layers/moe'
 import { type Group, type Lab, type OpenGroup, tracking } from '../cases.ts'
 import { i32, randomHost } from '../ops/random.ts'
-import { randomMatrix } from '../ops/random_matrix.ts'
+import { randomMatrix, uniformWeights } from '../ops/random_matrix.ts'
 import type { Work } from '../roofline.ts'
 import type { TypedShape } from '../shapes.ts'
-import { randomRouter } from './random_weights.ts'
 
 const TOP_K = 2
 // Other tokens each time: which experts they share decides how much is read.
@@ -17,12 +16,13 @@ export const moeLayerGroup: Group = { name: 'moe_layer', open: openMoeLayer }
 async function openMoeLayer(lab: Lab, shape: TypedShape): Promise<OpenGroup> {
   const { hiddenSize, intermediateSize, numExperts, dtype } = shape
   const { device, freeAll } = tracking(lab.device)
-  const matrix = (outFeatures: number, inFeatures: number) =>
-    randomMatrix(device, dtype, { count: numExperts, outFeatures, inFeatures })
+  const matrix = (outFeatures: number, inFeatures: number, layout: MatrixLayout) =>
+    randomMatrix(device, dtype, { count: numExperts, outFeatures, inFeatures, layout })
+  const router = uniformWeights('f32', numExperts * hiddenSize, hiddenSize)
   const weights = {
-    router: await randomRouter(device, shape),
-    gateUp: await matrix(3 * intermediateSize, hiddenSize),
-    down: await matrix(hiddenSize, intermediateSize),
+    router: await device.upload(tensor(router, [numExperts, hiddenSize])),
+    gateUp: await matrix(3 * intermediateSize, hiddenSize, 'gate_up'),
+    down: await matrix(hiddenSize, intermediateSize, 'rows'),
   }
   const evictor = await lab.evict()
   const record = (tokens: number) =>
@@ -31,7 +31,7 @@ async function openMoeLayer(lab: Lab, shape: TypedShape): Promise<OpenGroup> {
         p.scope('evict', () => evictor.record(p)) // or the experts of the last run are in the caches
         const x = p.input('x', 'f32', [tokens, hiddenSize])
         const groups = { groupOffsets: p.use(i32([0, tokens])), capacity: p.use(i32([-1])) }
-        return p.scope('layer', () => [moe(p, x, weights, { topK: TOP_K, numExperts }, groups, 'moe')])
+        return p.scope('layer', () => [moe(p, { x }, weights, { topK: TOP_K, numExperts }, groups, 'moe')])
       },
       { taps: ['moe.topk_index'] },
     )

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Device } from '#lib/device'
 import type { WeightDtype } from '#lib/model/weights'
-import { dtypeIndex, type Matrix } from '#lib/tensor'
+import { dtypeIndex, type Matrix, type MatrixShape } from '#lib/tensor'
 
 const BLOCK = 2 ** 22 // numbers made at random; a matrix repeats them, which no kernel notices
 const PANEL_ROWS = 32
@@ -15,7 +15,7 @@ const PANEL_ROWS = 32
 export async function randomMatrix(
   device: Device,
   dtype: WeightDtype,
-  shape: { count: number; outFeatures: number; inFeatures: number },
+  shape: MatrixShape,
 ): Promise<Matrix> {
   const { count, outFeatures, inFeatures } = shape
   const matrix = device.emptyMatrix(dtype, shape)
