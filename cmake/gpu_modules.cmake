@@ -31,9 +31,11 @@ endif()
 # sm_80 and Hopper's sm_90a as machine code, and PTX of sm_80 for every other device from there on.
 set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 80-virtual)
 enable_language(CUDA)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # older CMakes do not know that newer nvccs have it
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+endif()
 add_library(openmoe_cuda MODULE native/gpu/cuda_runtime.cu ${GPU_KERNELS})
 target_include_directories(openmoe_cuda PRIVATE native)
 # A fused multiply-add is written fma() where it is wanted, on the GPU as on the CPU.
-# The standard by hand: CMake 3.25 does not know that nvcc has it.
-target_compile_options(openmoe_cuda PRIVATE -std=c++20 --fmad=false --expt-relaxed-constexpr)
+target_compile_options(openmoe_cuda PRIVATE --fmad=false --expt-relaxed-constexpr)
 set_target_properties(openmoe_cuda PROPERTIES PREFIX "" SUFFIX ".so" CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)

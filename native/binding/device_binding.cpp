@@ -3,19 +3,11 @@
 #include <cmath>
 #include <cstring>
 
-#include "binding/completions.h"
-#include "binding/handle.h"
-#include "device/gpu.h"
 #include "program/program.h"
 #include "support/error.h"
 
 namespace openmoe {
 
-template <>
-struct HandleType<DeviceHandle> {
-  static constexpr napi_type_tag tag = {0x6f70656e6d6f6501, 0x646576696365};
-  static constexpr const char* name = "device";
-};
 template <>
 struct HandleType<Buffer> {
   static constexpr napi_type_tag tag = {0x6f70656e6d6f6502, 0x627566666572};
@@ -28,24 +20,6 @@ struct HandleType<Program> {
 };
 
 namespace {
-
-// Converts our errors; the body is the binding of one function.
-template <class F>
-auto guarded(F body) {
-  return [body](const Napi::CallbackInfo& info) -> Napi::Value {
-    try {
-      return body(info);
-    } catch (const Error& error) {
-      throw to_js_error(info.Env(), error);
-    } catch (const std::bad_alloc&) {
-      throw to_js_error(info.Env(), Error("OUT_OF_MEMORY", "Memory could not be allocated."));
-    } catch (const Napi::Error&) {
-      throw;
-    } catch (const std::exception& error) {  // node-addon-api would let it end the process
-      throw to_js_error(info.Env(), Error("INTERNAL", error.what()));
-    }
-  };
-}
 
 double number(const Napi::Value& value, const char* what, double max = 9007199254740991.0) {
   const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
@@ -127,39 +101,6 @@ Napi::Value open_cpu(const Napi::CallbackInfo& info) {
   options.num_threads = static_cast<int>(number(info[0], "threads", 1024));
   if (info[1].IsString()) options.isa = info[1].As<Napi::String>();
   return make_handle(info.Env(), std::make_shared<DeviceHandle>(info.Env(), make_cpu_device(options)));
-}
-
-// openGpu(module, index, batchInvariant, seed)
-Napi::Value open_gpu_device(const Napi::CallbackInfo& info) {
-  GpuOptions options;
-  options.module = info[0].ToString();
-  options.index = static_cast<int>(number(info[1], "device", 1 << 20));
-  options.runtime.batch_invariant = info[2].ToBoolean();
-  options.runtime.seed = static_cast<uint64_t>(number(info[3], "seed"));
-  return make_handle(info.Env(), std::make_shared<DeviceHandle>(info.Env(), make_gpu_device(options)));
-}
-
-// describeGpus(module): { isBuilt, problem, devices }
-Napi::Value describe_gpu_devices(const Napi::CallbackInfo& info) {
-  const GpuReport report = describe_gpus(info[0].ToString());
-  Napi::Array devices = Napi::Array::New(info.Env(), report.devices.size());
-  for (uint32_t i = 0; i < report.devices.size(); ++i) {
-    const gpu::DeviceInfo& from = report.devices[i];
-    Napi::Object device = Napi::Object::New(info.Env());
-    device.Set("description", from.description);
-    device.Set("capability", from.capability / 10.0);
-    device.Set("numSms", from.num_sms);
-    device.Set("totalBytes", static_cast<double>(from.total_bytes));
-    device.Set("freeBytes", static_cast<double>(from.free_bytes));
-    device.Set("driver", from.driver / 1000.0);
-    device.Set("runtime", from.runtime / 1000.0);
-    devices.Set(i, device);
-  }
-  Napi::Object result = Napi::Object::New(info.Env());
-  result.Set("isBuilt", report.is_built);
-  result.Set("problem", report.problem);
-  result.Set("devices", devices);
-  return result;
 }
 
 Napi::Value device_memory(const Napi::CallbackInfo& info) {
@@ -432,8 +373,6 @@ void init_device(Napi::Env env, Napi::Object exports) {
   add("ops", describe_ops);
   add("cpuInfo", describe_cpu);
   add("openCpu", open_cpu);
-  add("openGpu", open_gpu_device);
-  add("describeGpus", describe_gpu_devices);
   add("deviceMemory", device_memory);
   add("panelDtype", panel_dtype);
   add("closeDevice", close);
