@@ -16,7 +16,7 @@ const PARTS: { name: string; files: RegExp; mayImport: string[] }[] = [
   { name: 'program', files: /^program\.ts$/, mayImport: ['errors', 'native', 'tensor'] },
   {
     name: 'device',
-    files: /^(device|compiled_program)\.ts$/,
+    files: /^(device|compiled_program|backends)\.ts$/,
     mayImport: ['errors', 'native', 'tensor', 'program'],
   },
   { name: 'ops', files: /^ops\//, mayImport: ['errors', 'tensor', 'program'] },
