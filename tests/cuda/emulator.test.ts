@@ -1,0 +1,14 @@
+// The emulator itself and the kernels that need no device around them: the native tests, run as part of npm test.
+import { expect, it } from 'vitest'
+
+import { runProgram } from './gpu_program.ts'
+
+const GEMMS = ['native/ops/grouped_gemm.cu', 'native/ops/grouped_gemm_swiglu.cu']
+
+it.each([
+  { what: 'computes what the PTX manual says, wrapper by wrapper', test: 'gpu_wrappers_test', kernels: [] },
+  { what: 'refuses every broken rule, on every schedule', test: 'gpu_rules_test', kernels: [] },
+  { what: 'runs the grouped GEMMs right, on both kernel paths', test: 'gpu_gemm_test', kernels: GEMMS },
+])('the emulator $what', { timeout: 180_000 }, async ({ test, kernels }) => {
+  expect(await runProgram({ test, kernels })).toEqual({ ok: true, output: 'ok\n' })
+})
