@@ -1,6 +1,7 @@
 // Bugs that GPU kernels are known for, planted one at a time. Each is an edit of a source and the part of a native test
 // that must notice. An edit whose text is no longer there is an error: the table follows the kernels.
 import type { Mutant, Patch, Program } from './gpu_program.ts'
+import { MOE_MUTANTS } from './moe_mutants.ts'
 
 const HOPPER = 'native/gpu/hopper_gemm.h'
 const PORTABLE = 'native/gpu/portable_gemm.h'
@@ -187,4 +188,4 @@ const SM80 = [
   ]),
 ]
 
-export const MUTANTS: Mutant[] = [...PIPELINE, ...EPILOGUE, ...SCHEDULE, ...SM80]
+export const MUTANTS: Mutant[] = [...PIPELINE, ...EPILOGUE, ...SCHEDULE, ...SM80, ...MOE_MUTANTS]
