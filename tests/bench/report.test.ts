@@ -104,11 +104,11 @@ describe('a report', () => {
       'boundary.hop',
       'boundary.record',
     ])
-    const gateUp = report.results[1]!
-    expect(gateUp.shape).toBe('tiny,hidden=64,intermediate=96,experts=4')
-    expect(gateUp.flops).toBe(2 * 10 * 64 * 3 * 96) // 5 tokens at 2 experts each
+    const down = report.results[1]!
+    expect(down.shape).toBe('tiny,hidden=64,intermediate=96,experts=4')
+    expect(down.flops).toBe(2 * 10 * 96 * 64) // 5 tokens at 2 experts each
     // every expert's weights in bf16, 10 rows in and out
-    expect(gateUp.bytes).toBe(4 * 3 * 96 * 64 * 2 + 4 * 10 * (64 + 3 * 96))
+    expect(down.bytes).toBe(4 * 96 * 64 * 2 + 4 * 10 * (96 + 64))
     expect(stdout.join('')).toContain('grouped_gemm t=5')
   })
 
