@@ -173,6 +173,17 @@ describe('files', () => {
   })
 })
 
+describe('bench/', () => {
+  it('reaches the library as #lib/..., which is its sources here and dist/ in an installed package', () => {
+    const relative = filesOf('bench', /\.ts$/).flatMap((from) =>
+      importsOf(from)
+        .filter((to) => to.startsWith('lib/') || to.startsWith('tests/'))
+        .map((to) => `${from} -> ${to}`),
+    )
+    expect(relative).toEqual([])
+  })
+})
+
 describe('native/', () => {
   const including = (header: RegExp): string[] =>
     nativeFiles.filter((file) =>
