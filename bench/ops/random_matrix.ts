@@ -12,11 +12,7 @@ const PANEL_ROWS = 32
  * Packed weights of any size and dtype, through the loader and at its speed: written everywhere (untouched pages would
  * all be one page of zeros), uniform with variance 1 / in_features, so that activations keep their size.
  */
-export async function randomMatrix(
-  device: Device,
-  dtype: WeightDtype,
-  shape: MatrixShape,
-): Promise<Matrix> {
+export async function randomMatrix(device: Device, dtype: WeightDtype, shape: MatrixShape): Promise<Matrix> {
   const { count, outFeatures, inFeatures } = shape
   const matrix = device.emptyMatrix(dtype, shape)
   const stored = dtype === 'f32' ? 'f32' : 'bf16'
