@@ -1,11 +1,10 @@
 import { expect, it } from 'vitest'
 import { linear } from '../../lib/ops/linear.ts'
-import { openDevice } from '../../lib/device.ts'
 import { type HostTensor, tensor } from '../../lib/tensor.ts'
 import { linear as reference } from '../reference/linear.ts'
 import { expectError } from '../support/expect_error.ts'
 import { expectSameBits, F32_NMSE, rows, throughBf16 } from '../support/op_fixture.ts'
-import { describeOp, f32, nmse, randomTensor } from './describe_op.ts'
+import { describeOp, f32, nmse, openOther, randomTensor } from './describe_op.ts'
 
 // Around the edges of panels (32), tiles (3, 6, 12 rows), blocks of k (128, 256) and items (96 rows).
 const SHAPES = [
@@ -53,7 +52,7 @@ describeOp('linear', ({ backend, roundsActivations, run, matrix }) => {
         }
       }
       for (const threads of [1, 3]) {
-        const device = await openDevice('cpu', { isa: backend.replace('cpu ', '') as 'portable', threads })
+        const device = await openOther(backend, threads)
         const again = await device.matrix(weight, dtype)
         expectSameBits((await device.run((p) => linear(p, x, again))).data, all.data)
         await device.dispose()
