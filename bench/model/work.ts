@@ -1,9 +1,10 @@
 // What a step has to read and compute, exactly: every weight it needs once, for the experts its tokens were sent to.
-import { isMoeLayer, type OpenMoeConfig } from '../../lib/model/config.ts'
-import { kvBytesPerToken } from '../../lib/model/kv_cache.ts'
-import type { ModelWeights } from '../../lib/model/weights.ts'
-import type { HostTensor, Matrix } from '../../lib/tensor.ts'
-import type { WeightDtype, Work } from '../context.ts'
+import { isMoeLayer, type OpenMoeConfig } from '#lib/model/config'
+import { kvBytesPerToken } from '#lib/model/kv_cache'
+import type { ModelWeights, WeightDtype } from '#lib/model/weights'
+import type { HostTensor, Matrix } from '#lib/tensor'
+import { rowDtype } from '../ops/random.ts'
+import type { Work } from '../roofline.ts'
 
 export interface StepShape {
   /** New tokens of each sequence, and the positions before them. */
@@ -37,7 +38,7 @@ export function stepWork(
   )
   const cached = step.sequences.reduce((sum, s) => sum + s.position + s.tokens, 0)
   const { numAttentionHeads, numKeyValueHeads: numKvHeads, headDim, topK } = config
-  const kvBytes = kvBytesPerToken({ numLayers: 1, numKvHeads, headDim, dtype })
+  const kvBytes = kvBytesPerToken({ numLayers: 1, numKvHeads, headDim, dtype: rowDtype(dtype) })
   weights.layers.forEach((layer, i) => {
     for (const matrix of Object.values(layer.attention)) multiply('attention.linear', matrix, tokens)
     spend('attention.attention', cached * kvBytes, 4 * seen * numAttentionHeads * headDim)

@@ -18,7 +18,8 @@ import {
 import { isMoeLayer, type OpenMoeConfig } from './config.ts'
 
 /** Dtypes weights can have in memory. Norms and routers are always f32. */
-export type WeightDtype = 'f32' | 'bf16'
+export const WEIGHT_DTYPES = ['f32', 'bf16'] as const
+export type WeightDtype = (typeof WEIGHT_DTYPES)[number]
 
 export interface ModelWeights {
   /** [vocab_size, hidden_size] */

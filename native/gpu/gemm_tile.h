@@ -152,7 +152,8 @@ GPU_DEVICE void add_partials(const GemmArgs& a, const Work& work, int64_t block,
 
 // launch   one block of 128 threads per border between two shares of the kernel before
 // traffic  the partial sums once, at most 2 tiles a share; nothing where a border falls between two tiles
-// why      the widths are those of the kernel before: they decide where it put its sums; a kernel of its own, so that no block ever waits for another, and the order of additions is fixed
+// why      the widths are those of the kernel before: they decide where it put its sums; a kernel of its own, so that
+// no block ever waits for another, and the order of additions is fixed
 template <class Weights, int... kWidths>
 GPU_KERNEL(kWarpgroup, 1)
 void add_split_tiles(GemmArgs a) {

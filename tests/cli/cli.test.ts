@@ -164,7 +164,7 @@ describe('a mistake', () => {
     [['generate', '--dtype', 'f64'], /Allowed choices are/],
     [['generate', '--model', '/nope'], /Pass the folder of a checkpoint/],
     [['generate', '--temperature', '-1'], /temperature/],
-    [['generate', '--device', 'tpu'], /Use 'auto', 'cpu' or 'cuda'/],
+    [['generate', '--device', 'tpu'], /Use 'auto', 'cpu', 'cuda' or 'cuda:N'/],
     [['convert', TINY, TINY], /is not empty/],
     [['forward'], /--input/],
   ])('is answered with what to do: %j', async (args, message) => {
