@@ -22,6 +22,8 @@ struct Options {
   double seconds = 120;     // for everything
   double matmul_roof = 0;   // FLOP/s of a large bf16 product through a library, 0: not known
   std::string json;         // file
+  int arch = 90;            // 80: the kernels for devices before Hopper, which a Hopper runs too
+  bool check_only = false;  // for compute-sanitizer
   bool print_random = false;
 };
 
@@ -131,7 +133,7 @@ class Bench {
   Bench(BareDevice& device, const Options& options)
       : device_(device),
         options_(options),
-        roofs_(measure_roofs(device)),
+        roofs_(options.check_only ? Roofs{} : measure_roofs(device)),
         report_(with_matmul(), *options.shape),
         weights_(device, *options.shape) {
     std::printf("%s: read %.3f TB/s, copy %.3f TB/s, matmul %s\n", device.name().c_str(), roofs_.read / 1e12,
@@ -178,6 +180,10 @@ class Bench {
     }
     if (const std::string wrong = check(device_, layer, *sets[0], 0); !wrong.empty())
       return fail(tokens, routing, wrong);
+    if (options_.check_only) {
+      std::printf("ok     %s, T=%d, %s\n", options_.shape->name, tokens, kRoutingNames[static_cast<int>(routing)]);
+      return;
+    }
     // A case takes its share of the time; the layer a third of that, like its two GEMMs together.
     const double share = options_.seconds * 1e6 / (static_cast<double>(options_.tokens.size()) * 3 * 9);
     for (Part part : {Part::layer, Part::router, Part::routing, Part::permute, Part::grouped_gemm_swiglu,
@@ -209,14 +215,16 @@ class Bench {
 
 constexpr const char* kUsage =
     "moe_bench [--shape tiny|8b|34b] [--tokens 1,4,...] [--seconds N] [--matmul-roof FLOPS] [--json FILE]\n"
+    "          [--arch 80|90]     which kernels; 80 runs on a Hopper too\n"
+    "          [--check-only]     right or wrong, no times: for compute-sanitizer\n"
     "          [--print-random]   a few numbers of the hash generator, for the test that compares languages\n";
 
 std::optional<Options> parse(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
-    if (name == "--print-random") {
-      options.print_random = true;
+    if (name == "--print-random" || name == "--check-only") {
+      (name == "--check-only" ? options.check_only : options.print_random) = true;
       continue;
     }
     if (++i == argc) return {};
@@ -236,6 +244,8 @@ std::optional<Options> parse(int argc, char** argv) {
       options.seconds = std::atof(value.c_str());
     } else if (name == "--matmul-roof") {
       options.matmul_roof = std::atof(value.c_str());
+    } else if (name == "--arch" && (value == "80" || value == "90")) {
+      options.arch = std::atoi(value.c_str());
     } else if (name == "--json") {
       options.json = value;
     } else {
@@ -273,7 +283,7 @@ int main(int argc, char** argv) {
     return kNothingMeasured;
   }
   try {
-    BareDevice device({});
+    BareDevice device({options->arch});
     return Bench(device, *options).run();
   } catch (const std::exception& error) {
     std::printf("WRONG  %s\n", error.what());

@@ -19,7 +19,7 @@
 namespace openmoe::gpu {
 
 struct BareOptions {
-  int arch = 90;  // of the emulated device; a real one has its own
+  int arch = 90;  // of the emulated device; on a real one, 80 chooses the kernels for devices before Hopper
   uint64_t seed = 1;
   size_t memory_bytes = size_t{1} << 34;
 };
@@ -38,11 +38,13 @@ class BareDevice {
     return count == 0 ? "the driver sees no device" : "";
   }
 
-  explicit BareDevice(const BareOptions&) {
+  explicit BareDevice(const BareOptions& options) {
     check(cudaSetDevice(0), "choosing the device");
     check(cudaGetDeviceProperties(&properties_, 0), "asking for the device");
     check(cudaStreamCreateWithFlags(&cuda_stream_, cudaStreamNonBlocking), "creating a stream");
-    stream_ = std::make_unique<CudaStream>(cuda_stream_, properties_, false);
+    cudaDeviceProp properties = properties_;
+    if (options.arch == 80) properties.major = 8, properties.minor = 0;
+    stream_ = std::make_unique<CudaStream>(cuda_stream_, properties, false);
     stream_->reserve_faults(1);
   }
   ~BareDevice() {
