@@ -29,7 +29,14 @@ constexpr float random_normal(uint32_t seed, uint32_t i, float scale) {
 constexpr double random_unit(uint32_t seed, uint32_t i) { return hash(seed, i) * 0x1p-32; }
 
 // Seeds of the tensors; expert e of a stack adds e, set s of activations adds s.
-enum Seed : uint32_t { kRouterSeed = 2, kIdSeed = 3000, kWeightSeed = 4000, kXSeed = 1000, kGateUpSeed = 10000, kDownSeed = 20000 };
+enum Seed : uint32_t {
+  kRouterSeed = 2,
+  kIdSeed = 3000,
+  kWeightSeed = 4000,
+  kXSeed = 1000,
+  kGateUpSeed = 10000,
+  kDownSeed = 20000
+};
 
 constexpr int kFillThreads = 256;
 constexpr int64_t kFillBlocks = 1 << 14;
@@ -42,9 +49,8 @@ GPU_KERNEL(kFillThreads, 2) void fill_f32_kernel(float* to, int64_t count, uint3
 // Two numbers a thread; count is even.
 GPU_KERNEL(kFillThreads, 2) void fill_bf16_kernel(uint16_t* to, int64_t count, uint32_t seed, float scale) {
   for (int64_t i = 2 * (block_id() * kFillThreads + thread_id()); i < count; i += 2 * num_blocks() * kFillThreads)
-    store(reinterpret_cast<uint32_t*>(to + i),
-          pack_bf16(random_normal(seed, static_cast<uint32_t>(i), scale),
-                    random_normal(seed, static_cast<uint32_t>(i + 1), scale)));
+    store(reinterpret_cast<uint32_t*>(to + i), pack_bf16(random_normal(seed, static_cast<uint32_t>(i), scale),
+                                                         random_normal(seed, static_cast<uint32_t>(i + 1), scale)));
 }
 
 inline int64_t fill_blocks(int64_t count) { return std::min((count + kFillThreads - 1) / kFillThreads, kFillBlocks); }
@@ -58,8 +64,8 @@ inline void fill_bf16(Stream& stream, uint16_t* to, int64_t count, uint32_t seed
 enum class Routing { uniform, zipf, one };
 constexpr const char* kRoutingNames[] = {"uniform", "zipf0.7", "all-to-one"};
 
-// [num_tokens, 2] different experts of each token. Zipf: expert e with probability ~ (e+1)^-0.7. All-to-one: every token
-// takes experts 0 and 1, top-2 of one expert being impossible.
+// [num_tokens, 2] different experts of each token. Zipf: expert e with probability ~ (e+1)^-0.7. All-to-one: every
+// token takes experts 0 and 1, top-2 of one expert being impossible.
 inline std::vector<int32_t> random_ids(Routing routing, int num_tokens, int num_experts, uint32_t seed) {
   std::vector<double> share(num_experts);
   double sum = 0;

@@ -72,12 +72,17 @@ Roofs measure_roofs(BareDevice& device) {
   const double bytes = static_cast<double>(from.bytes()), budget = 2e6;
   Roofs roofs;
   const auto* source = static_cast<const Vec16*>(from.data);
-  roofs.read = bytes / time(device, 1, budget, [&] {
-                         device.stream().launch({"read", grid, kRoofThreads}, read_kernel, source, count, sums.data);
-                       }).median * 1e6;
-  roofs.copy = 2 * bytes / time(device, 1, budget, [&] {
-                             device.stream().launch({"copy", grid, kRoofThreads}, copy_kernel, source, count, to.data);
-                           }).median * 1e6;
+  roofs.read =
+      bytes /
+      time(device, 1, budget,
+           [&] { device.stream().launch({"read", grid, kRoofThreads}, read_kernel, source, count, sums.data); })
+          .median *
+      1e6;
+  roofs.copy = 2 * bytes /
+               time(device, 1, budget,
+                    [&] { device.stream().launch({"copy", grid, kRoofThreads}, copy_kernel, source, count, to.data); })
+                   .median *
+               1e6;
   return roofs;
 }
 
@@ -106,7 +111,9 @@ class Report {
     std::printf("%-20s T=%-6d %-10s d=%5.1f max=%-6d %10.1f us (p10 %.1f, p90 %.1f, n=%d) %8.2f %s  %s of %s roof\n",
                 kPartNames[part_index], layer.num_tokens, kRoutingNames[routing_index], experts, max_rows, t.median,
                 t.p10, t.p90, t.samples, rate / 1e12, compute ? "TFLOP/s" : "TB/s", fraction,
-                compute ? "matmul" : copies ? "copy" : "read");
+                compute  ? "matmul"
+                : copies ? "copy"
+                         : "read");
     std::fflush(stdout);
   }
 

@@ -7,8 +7,8 @@
 #include <string>
 
 #include "../../tests/native/bare_device.h"
-#include "gpu/pack_weights.h"
 #include "gpu/launch_table.h"
+#include "gpu/pack_weights.h"
 #include "gpu/tile_image.h"
 #include "hash_random.h"
 
@@ -127,14 +127,13 @@ class Layer {
                    in(capacity_.data, DType::i32), out(a.expert_offsets.data, DType::i32),
                    out(a.row_id_map.data, DType::i32), out(a.rank.data, DType::i32), t, kTopK, 1, e},
                   s);
-    if (all || part == Part::permute)
-      moe_permute({in(a.x.data), map, offsets, to(a.permuted), t, kTopK, e, d}, s);
+    if (all || part == Part::permute) moe_permute({in(a.x.data), map, offsets, to(a.permuted), t, kTopK, e, d}, s);
     if (all || part == Part::grouped_gemm_swiglu)
       grouped_gemm_swiglu(
           {from(a.permuted), Matrix{{weights_.gate_up.data, DType::bf16}}, offsets, to(a.hidden), rows, e, f, d}, s);
     if (all || part == Part::grouped_gemm)
-      grouped_gemm({from(a.hidden), Matrix{{weights_.down.data, DType::bf16}}, offsets, to(a.expert_out), rows, e, d, f},
-                   s);
+      grouped_gemm(
+          {from(a.hidden), Matrix{{weights_.down.data, DType::bf16}}, offsets, to(a.expert_out), rows, e, d, f}, s);
     if (all || part == Part::unpermute)
       moe_unpermute({from(a.expert_out), map, in(a.expert_weights.data), offsets, In{nullptr, DType::f32},
                      out(a.out.data), rows, t, kTopK, e, d},
@@ -150,13 +149,20 @@ class Layer {
     const double t = num_tokens, e = shape.num_experts, d = shape.hidden_size, f = shape.intermediate_size;
     const double rows = t * kTopK;
     switch (part) {
-      case Part::layer: return {experts * 8 * d * f + 4 * e * d + 8 * t * d, rows * 8 * d * f + 2 * t * d * e, false};
-      case Part::router: return {4 * t * d + 4 * e * d + 4 * t * (e + 2 * kTopK), 2 * t * d * e, false};
-      case Part::routing: return {12 * rows, 0, true};
-      case Part::permute: return {4 * t * d + 2 * rows * d + 4 * rows, 0, true};
-      case Part::grouped_gemm_swiglu: return {experts * 6 * d * f + 2 * rows * (d + f), 6 * rows * d * f, false};
-      case Part::grouped_gemm: return {experts * 2 * d * f + 2 * rows * (d + f), 2 * rows * d * f, false};
-      default: return {2 * rows * d + 8 * rows + 4 * t * d, 2 * rows * d, true};
+      case Part::layer:
+        return {experts * 8 * d * f + 4 * e * d + 8 * t * d, rows * 8 * d * f + 2 * t * d * e, false};
+      case Part::router:
+        return {4 * t * d + 4 * e * d + 4 * t * (e + 2 * kTopK), 2 * t * d * e, false};
+      case Part::routing:
+        return {12 * rows, 0, true};
+      case Part::permute:
+        return {4 * t * d + 2 * rows * d + 4 * rows, 0, true};
+      case Part::grouped_gemm_swiglu:
+        return {experts * 6 * d * f + 2 * rows * (d + f), 6 * rows * d * f, false};
+      case Part::grouped_gemm:
+        return {experts * 2 * d * f + 2 * rows * (d + f), 2 * rows * d * f, false};
+      default:
+        return {2 * rows * d + 8 * rows + 4 * t * d, 2 * rows * d, true};
     }
   }
 

@@ -15,8 +15,7 @@ GPU_KERNEL(kRoofThreads, 2) void read_kernel(const Vec16* from, int64_t count, u
   for (int64_t i = block_id() * kRoofThreads + thread_id(); i < count; i += step * kInFlight) {
     Vec16 v[kInFlight] = {};
     GPU_UNROLL for (int j = 0; j < kInFlight; ++j) if (i + j * step < count) v[j] = load_once(from + i + j * step);
-    GPU_UNROLL for (int j = 0; j < kInFlight; ++j)
-        sum += v[j].word[0] ^ v[j].word[1] ^ v[j].word[2] ^ v[j].word[3];
+    GPU_UNROLL for (int j = 0; j < kInFlight; ++j) sum += v[j].word[0] ^ v[j].word[1] ^ v[j].word[2] ^ v[j].word[3];
   }
   store(out + block_id() * kRoofThreads + thread_id(), sum);
 }

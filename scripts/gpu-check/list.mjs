@@ -39,7 +39,7 @@ export function stagesFor(context) {
       command: () => [program('gpu_conformance')],
       judge: conformance,
     },
-    vitest(context, 'ops', 'the tests of every op and of the device', 50, ['tests/ops', 'tests/device']),
+    vitest(context, 'ops', 'the tests of every op', 50, ['tests/ops']),
     vitest(context, 'golden', 'MoE layers of the golden cases', 30, ['tests/layers']),
     ...['90', '80'].map((arch) => ({
       name: `layer-sm_${arch}`,
@@ -122,7 +122,7 @@ function conformance({ code, output }) {
 /** Tests of one backend: `<op> on cuda ...`. A run in which every test was skipped has checked nothing. */
 function vitest({ emulated, noDevice, out }, name, about, seconds, folders) {
   const file = join(out, `.${name}-tests.json`)
-  const pattern = emulated ? ' on cuda-emulator:0' : ' on cuda(?!-)'
+  const pattern = emulated ? "(^| )on '?cuda-emulator:0" : "(^| )on '?cuda(?!-)"
   return {
     name,
     about,

@@ -1,5 +1,6 @@
 // A device without the addon around it, for native programs that bring kernels of their own: under nvcc a CUDA device,
-// else an emulated one. A program written against it is built twice, and proves on the emulator that it itself is right.
+// else an emulated one. A program written against it is built twice, and proves on the emulator that it itself is
+// right.
 #pragma once
 
 #include <chrono>

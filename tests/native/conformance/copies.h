@@ -16,7 +16,8 @@ GPU_KERNEL(kCopyThreads, 1) void copy_async_kernel(const uint32_t* in, uint32_t*
   const auto* from = reinterpret_cast<const Vec16*>(in);
   const int t = thread_id();
   const auto fetch = [&](int round) {
-    if (round < kAsyncRounds) copy_async16(s + round % kAsyncStages * kCopyThreads + t, from + round * kCopyThreads + t);
+    if (round < kAsyncRounds)
+      copy_async16(s + round % kAsyncStages * kCopyThreads + t, from + round * kCopyThreads + t);
     copy_async_commit();
   };
   for (int round = 0; round < kAsyncStages - 1; ++round) fetch(round);

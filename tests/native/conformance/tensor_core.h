@@ -112,8 +112,8 @@ GPU_DEVICE void wgmma_consumer(WgmmaShared<N, kGroupStride>& s, uint32_t* out) {
   }
   wgmma_wait_all(d);
   const int row = 16 * warp_id() + lane_id() / 4, column = lane_id() % 4 * 2;
-  GPU_UNROLL for (int i = 0; i < N / 2; ++i)
-      store(out + (row + (i >> 1 & 1) * 8) * N + column + (i >> 2) * 8 + (i & 1), __builtin_bit_cast(uint32_t, d[0][i]));
+  GPU_UNROLL for (int i = 0; i < N / 2; ++i) store(out + (row + (i >> 1 & 1) * 8) * N + column + (i >> 2) * 8 + (i & 1),
+                                                   __builtin_bit_cast(uint32_t, d[0][i]));
 }
 
 template <int N, int kGroupStride, Operands kOperands>
