@@ -118,7 +118,8 @@ export async function runMutant({ name, program, part, ...patch }: Mutant): Prom
   const changed = join(folder, patch.file)
   mkdirSync(dirname(changed), { recursive: true })
   writeFileSync(changed, applyPatch(patch))
-  // Of kernels that share a changed header one is enough; linked first, its inline functions are everybody's.
+  // Of kernels that share a changed header one is enough; linked first, its inline functions are everybody's. A
+  // program names first the kernel that should notice.
   const kernel = patch.file.endsWith('.cu') ? patch.file : program.kernels[0]!
   const object = compile(kernel === patch.file ? changed : kernel, join(folder, 'kernel.o'), [
     join(folder, 'native'),
