@@ -74,9 +74,21 @@ export function stagesFor(context) {
       judge: benchmark,
     },
     {
+      name: 'node',
+      about: 'what a layer costs from Node, over the time of its kernels',
+      seconds: 20,
+      why: () => context.noDevice,
+      command: () => [
+        process.execPath,
+        ...['--import', 'tsx', '--conditions=openmoe-source', 'bench/gpu/node_layer.ts'],
+        ...(emulated ? ['cuda-emulator:0', 'tiny'] : ['cuda', '8b']),
+        join(out, 'node.json'),
+      ],
+    },
+    {
       name: 'peers',
       about: 'torch and Triton on the same weights and routes',
-      seconds: 70,
+      seconds: 50,
       why: () => context.noDevice ?? whyNoTorch(context, python()),
       command: () => [
         python(),
