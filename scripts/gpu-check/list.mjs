@@ -102,6 +102,7 @@ export function stagesFor(context) {
           join(out, 'peers.json'),
         ],
       ],
+      judge: ratios,
     },
   ]
 }
@@ -197,7 +198,16 @@ function matmulRoof(out) {
 }
 
 function benchmark({ code, output }) {
-  const rows = output.split('\n').filter((line) => / us \(p10 /.test(line)).length
-  const wrong = output.match(/^WRONG .*$/m)?.[0]
-  return { status: code === 0 && !wrong ? 'passed' : 'failed', summary: wrong ?? `${rows} timings` }
+  const lines = output.split('\n').filter((line) => / us \(p10 |^WRONG|matmul [\dn]/.test(line))
+  const wrong = lines.find((line) => line.startsWith('WRONG'))
+  const rows = lines.filter((line) => line.includes(' us (p10 ')).length
+  const status = code === 0 && !wrong ? 'passed' : 'failed'
+  return { status, summary: wrong ?? `${rows} timings`, table: lines.join('\n') }
+}
+
+/** The ratios stand last, under a line of their columns. */
+function ratios({ code, output }) {
+  const from = output.lastIndexOf('kernel  ')
+  const status = code === 0 ? 'passed' : 'failed'
+  return from < 0 ? { status, summary: lastLine(output) } : { status, table: output.slice(from).trimEnd() }
 }

@@ -79,18 +79,18 @@ GPU_DEVICE void wgmma_producer(WgmmaShared<N, kGroupStride>& s, const std::byte*
   for (int round = 0; round < kWgmmaRounds; ++round, in += kBytes) {
     const int stage = round % kWgmmaStages;
     barrier_wait(&s.empty[stage], (round / kWgmmaStages & 1) ^ 1);
-    if (kCopied) {
+    if constexpr (kCopied) {
       barrier_expect(&s.full[stage], kBytes);
       bulk_load(s.a[stage], in, kA, &s.full[stage]);
       bulk_load(s.b[stage], in + kA, N * kRowBytes, &s.full[stage]);
-      continue;
+    } else {
+      for (int i = (thread_id() - kWarpgroup) * 16; i < kBytes; i += kWarpgroup * 16) {
+        std::byte* to = i < kA ? s.a[stage] + i : s.b[stage] + (i - kA);
+        store_shared(reinterpret_cast<Vec16*>(to), load(reinterpret_cast<const Vec16*>(in + i)));
+      }
+      fence_async_shared();
+      barrier_arrive(&s.full[stage]);
     }
-    for (int i = (thread_id() - kWarpgroup) * 16; i < kBytes; i += kWarpgroup * 16) {
-      std::byte* to = i < kA ? s.a[stage] + i : s.b[stage] + (i - kA);
-      store_shared(reinterpret_cast<Vec16*>(to), load(reinterpret_cast<const Vec16*>(in + i)));
-    }
-    fence_async_shared();
-    barrier_arrive(&s.full[stage]);
   }
 }
 
