@@ -88,10 +88,11 @@ export class Suite {
   }
 
   async measureRoofs(): Promise<void> {
-    const seconds = this.options.quick ? 0.3 : 1.5
+    const { quick } = this.options
+    const seconds = quick ? 0.3 : 1.5
     for (const count of new Set([1, this.threads])) {
       this.progress.step(`roofs, ${count} thread${count === 1 ? '' : 's'}`)
-      const set = await measureRoofs(this.device, count, seconds)
+      const set = await measureRoofs(this.device, { threads: count, seconds, quick })
       this.report.roofs.push(set)
       this.roofs = set
       this.progress.print(roofLines(set))
@@ -203,7 +204,9 @@ export class Suite {
   /** Measures the read bandwidth unless that was done less than `maxAgeMs` ago. */
   private async refreshReadRoof(when: string, maxAgeMs = FRESH_MS): Promise<void> {
     if (performance.now() < this.measuredAt + maxAgeMs) return
-    const read = await measureReadRoof(this.device, this.threads, this.options.quick ? 0.2 : 0.6)
+    const { threads, options } = this
+    const { quick } = options
+    const read = await measureReadRoof(this.device, { threads, seconds: quick ? 0.2 : 0.6, quick })
     this.report.readDrift.push({ when, bytesPerSecond: read.median })
     this.roofs = { ...this.roofs, read }
     this.measuredAt = performance.now()
