@@ -1,9 +1,15 @@
-// A recorded program on its device: checked and planned once, run as often as wanted with new inputs.
-import type { Device } from './device.ts'
+// A recording made runnable: checked once by the native side, then run as often as wanted with new inputs.
 import { OpenMoeError } from './errors.ts'
-import { callNative, native, type NativeProgram } from './native.ts'
+import { callNative, native, type NativeDevice, type NativeProgram } from './native.ts'
 import type { Program } from './program.ts'
 import { type HostTensor, newTypedArray, numElements, Tensor, type TypedArray } from './tensor.ts'
+
+export interface RunOptions {
+  /** Names of tensors to copy out besides the result (`*` matches anything). */
+  taps?: readonly string[]
+  /** Reports microseconds per record in `RunResult.profile`. */
+  profile?: boolean
+}
 
 /** What recording functions return: the tensors the caller wants back. */
 export type Results = Tensor | readonly Tensor[] | Record<string, Tensor>
@@ -19,17 +25,17 @@ export interface RunResult<R extends Results> {
 
 /** A recorded program that can run again with new inputs. */
 export class CompiledProgram<R extends Results> {
-  private readonly device: Device
+  private readonly device: { readonly handle: NativeDevice }
   private readonly program: Program
   private readonly handle: NativeProgram
   private readonly results: R
   private readonly labels: string[]
 
-  constructor(device: Device, program: Program, results: R) {
+  constructor(device: { readonly handle: NativeDevice }, program: Program, results: R) {
     this.device = device
     this.program = program
     this.results = results
-    for (const tensor of listOf(results)) program.keep(tensor)
+    for (const tensor of listOf(results)) program.keep(program.asRows(tensor))
     const { tensors, code, labels } = program.encode()
     this.labels = labels
     this.handle = callNative(() => native.program(device.handle, tensors, code, labels))
@@ -58,7 +64,8 @@ export class CompiledProgram<R extends Results> {
       writes.push(program.idOf(tensor), data)
     }
     const reads: (number | TypedArray)[] = []
-    const fetch = (tensor: Tensor): HostTensor => {
+    const fetch = (value: Tensor): HostTensor => {
+      const tensor = program.asRows(value)
       const data = newTypedArray(tensor.dtype, numElements(tensor.shape))
       reads.push(program.idOf(tensor), data)
       return { dtype: tensor.dtype, shape: tensor.shape, data }

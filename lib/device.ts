@@ -1,27 +1,29 @@
 // A device as TypeScript sees it: memory, and programs that run on its thread. The event loop never computes.
-import { CompiledProgram, type HostResults, type Results } from './compiled_program.ts'
+import { CompiledProgram, type HostResults, type Results, type RunOptions } from './compiled_program.ts'
 import { OpenMoeError } from './errors.ts'
 import {
   callNative,
   native,
   type NativeBuffer,
   type NativeDevice,
+  type NativeMatrixShape,
   type NativeMatrixSource,
 } from './native.ts'
-import { Program } from './program.ts'
+import { Program, type RecordingDevice } from './program.ts'
 import {
   bytesPerElement,
   type DType,
   dtypeIndex,
   type HostTensor,
   Matrix,
+  MATRIX_LAYOUTS,
+  type MatrixLayout,
+  type MatrixShape,
   newTypedArray,
   numElements,
   Tensor,
   type TypedArray,
 } from './tensor.ts'
-
-export { CompiledProgram, type HostResults, type Results, type RunResult } from './compiled_program.ts'
 
 export interface DeviceOptions {
   /** Compute threads; default: the physical cores this process may use. */
@@ -30,15 +32,17 @@ export interface DeviceOptions {
   isa?: 'portable' | 'avx2' | 'avx512' | 'avx512_bf16'
 }
 
-export interface RunOptions {
-  /** Names of tensors to copy out besides the result (`*` matches anything). */
-  taps?: readonly string[]
-  /** Reports microseconds per record in `RunResult.profile`. */
-  profile?: boolean
-}
+export {
+  CompiledProgram,
+  type HostResults,
+  type Results,
+  type RunOptions,
+  type RunResult,
+} from './compiled_program.ts'
 
-export class Device {
+export class Device implements RecordingDevice {
   readonly name: string
+  readonly panelDtype: DType | null = null
   private nativeHandle: NativeDevice | null
   private closing: Promise<void> | null = null
 
@@ -100,22 +104,27 @@ export class Device {
   }
 
   /** Bytes a packed matrix takes on this device. */
-  matrixBytes(dtype: DType, shape: { count: number; outFeatures: number; inFeatures: number }): number {
-    const { count, outFeatures, inFeatures } = shape
-    return callNative(() =>
-      native.matrixBytes(this.handle, dtypeIndex(dtype), count, outFeatures, inFeatures),
-    )
+  matrixBytes(dtype: DType, shape: MatrixShape): number {
+    return callNative(() => native.matrixBytes(this.handle, nativeShape(dtype, shape)))
+  }
+
+  panelBytes(numRows: number, numExperts: number, features: number): number {
+    return callNative(() => native.panelBytes(this.handle, numRows, numExperts, features))
   }
 
   /** Room for packed weights, zero until loaded. */
-  emptyMatrix(dtype: DType, shape: { count: number; outFeatures: number; inFeatures: number }): Matrix {
+  emptyMatrix(dtype: DType, shape: MatrixShape): Matrix {
     const bytes = this.matrixBytes(dtype, shape)
     const buffer = callNative(() => native.allocate(this.handle, bytes))
     return new Matrix(this, dtype, shape, { buffer, bytes })
   }
 
   /** Packs f32 weights [outFeatures, inFeatures] or [count, outFeatures, inFeatures]. */
-  async matrix(from: HostTensor, dtype: 'f32' | 'bf16' = 'f32'): Promise<Matrix> {
+  async matrix(
+    from: HostTensor,
+    dtype: 'f32' | 'bf16' = 'f32',
+    options: { layout?: MatrixLayout } = {},
+  ): Promise<Matrix> {
     const [inFeatures = 0, outFeatures = 0, count = 1] = [...from.shape].reverse()
     if (!(from.data instanceof Float32Array) || from.shape.length < 2 || from.shape.length > 3) {
       throw new OpenMoeError(
@@ -125,7 +134,7 @@ export class Device {
       )
     }
     const data = from.data
-    const matrix = this.emptyMatrix(dtype, { count, outFeatures, inFeatures })
+    const matrix = this.emptyMatrix(dtype, { count, outFeatures, inFeatures, ...options })
     await callNative(() =>
       native.packMatrix(this.handle, data, { ...target(matrix), index: 0, rowOffset: 0 }),
     )
@@ -199,16 +208,15 @@ export function devices(): DeviceInfo[] {
   return [{ name: 'cpu', description: cpu.modelName, isas: cpu.isas, defaultThreads: cpu.defaultThreads }]
 }
 
-function target(matrix: Matrix): {
-  buffer: NativeBuffer
-  dtype: number
-  count: number
-  outFeatures: number
-  inFeatures: number
-} {
-  const { buffer, count, outFeatures, inFeatures } = matrix
-  return { buffer, dtype: dtypeIndex(matrix.dtype), count, outFeatures, inFeatures }
+function nativeShape(dtype: DType, shape: MatrixShape): NativeMatrixShape {
+  const { count, outFeatures, inFeatures, layout = 'rows' } = shape
+  return { dtype: dtypeIndex(dtype), layout: MATRIX_LAYOUTS.indexOf(layout), count, outFeatures, inFeatures }
 }
+
+const target = (matrix: Matrix): NativeMatrixShape & { buffer: NativeBuffer } => ({
+  ...nativeShape(matrix.dtype, matrix),
+  buffer: matrix.buffer,
+})
 
 function persistent(tensor: Tensor | Matrix): NativeBuffer {
   if (!tensor.buffer) {

@@ -18,7 +18,7 @@ export interface NativeProgram {
 
 export interface OpField {
   name: string
-  kind: 'in' | 'out' | 'inout' | 'matrix' | 'integer' | 'number'
+  kind: 'in' | 'out' | 'inout' | 'matrix' | 'panel_in' | 'panel_out' | 'integer' | 'number'
   spec: string
 }
 
@@ -32,12 +32,16 @@ export interface NativeMatrixSource {
   colStride: number
 }
 
-export interface NativeMatrixTarget {
-  buffer: NativeBuffer
+export interface NativeMatrixShape {
   dtype: number
+  layout: number
   count: number
   outFeatures: number
   inFeatures: number
+}
+
+export interface NativeMatrixTarget extends NativeMatrixShape {
+  buffer: NativeBuffer
   index: number
   rowOffset: number
 }
@@ -49,13 +53,8 @@ interface NativeDeviceModule {
   closeDevice(device: NativeDevice): Promise<void>
   allocate(device: NativeDevice, bytes: number): NativeBuffer
   freeBuffer(device: NativeDevice, buffer: NativeBuffer): void
-  matrixBytes(
-    device: NativeDevice,
-    dtype: number,
-    count: number,
-    outFeatures: number,
-    inFeatures: number,
-  ): number
+  matrixBytes(device: NativeDevice, shape: NativeMatrixShape): number
+  panelBytes(device: NativeDevice, numRows: number, numExperts: number, features: number): number
   write(device: NativeDevice, buffer: NativeBuffer, offset: number, from: ArrayBufferView): Promise<void>
   read(device: NativeDevice, buffer: NativeBuffer, offset: number, to: ArrayBufferView): Promise<void>
   loadMatrix(device: NativeDevice, source: NativeMatrixSource, target: NativeMatrixTarget): Promise<void>

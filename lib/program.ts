@@ -1,10 +1,25 @@
 // Recording. A Program is the flat list of op calls a layer writes down; a device checks it once and runs it often.
 import { OpenMoeError } from './errors.ts'
 import { native, type NativeBuffer, type OpField } from './native.ts'
-import { type DType, dtypeIndex, type HostTensor, Matrix, Tensor } from './tensor.ts'
+import {
+  type DType,
+  dtypeIndex,
+  type HostTensor,
+  Matrix,
+  newTypedArray,
+  Tensor,
+  tensor as hostTensor,
+} from './tensor.ts'
 
 /** What ops accept as an operand: a tensor of this program, a persistent one, or a host tensor copied in. */
 export type TensorLike = Tensor | HostTensor
+
+/** What a recording has to know of the device it is for. */
+export interface RecordingDevice {
+  /** What panels hold; null where a panel is nothing but f32 rows. */
+  readonly panelDtype: DType | null
+  panelBytes(numRows: number, numExperts: number, features: number): number
+}
 
 interface Op {
   index: number
@@ -38,13 +53,14 @@ export class Program {
   private readonly code: number[] = []
   private readonly labels: string[] = []
   private readonly scopes: string[] = []
-  private readonly device: object
+  private readonly device: RecordingDevice
+  private readonly plainRows = new Map<Tensor, Tensor>()
   readonly initialData = new Map<Tensor, HostTensor['data']>()
   readonly inputs = new Map<string, Tensor>()
   readonly taps = new Map<string, Tensor>()
 
   /** `device` is the owner of the persistent tensors that may be used. */
-  constructor(device: object, taps: readonly string[] = []) {
+  constructor(device: RecordingDevice, taps: readonly string[] = []) {
     this.device = device
     this.wantedTaps = taps.map((tap) => new RegExp(`^${tap.split('*').map(escapeRegExp).join('.*')}$`))
   }
@@ -52,6 +68,45 @@ export class Program {
   /** A tensor of this program, for an op to write. */
   alloc(dtype: DType, shape: readonly number[]): Tensor {
     return new Tensor(this, dtype, shape)
+  }
+
+  /** A tensor of this program whose rows are grouped by expert, in the device's own layout. */
+  allocPanel(expertOffsets: Tensor, shape: readonly [number, number]): Tensor {
+    const { panelDtype } = this.device
+    if (!panelDtype) return this.alloc('f32', shape)
+    const bytes = this.device.panelBytes(shape[0], numExpertsOf(expertOffsets), shape[1])
+    return new Tensor(this, panelDtype, shape, undefined, { expertOffsets, bytes })
+  }
+
+  /** Plain f32 rows as a panel: costs a moe_permute with the identity as its map, unless panels are rows here. */
+  asPanel(rows: TensorLike, expertOffsets: Tensor): Tensor {
+    const x = this.use(rows)
+    if (!this.device.panelDtype || x.panel) return x
+    const [numTokens = 0, hiddenSize = 0] = x.shape
+    const permuted = this.allocPanel(expertOffsets, [numTokens, hiddenSize])
+    const tensors = { x, rowIdMap: this.use(identityMap(numTokens)), expertOffsets, permuted }
+    const numExperts = numExpertsOf(expertOffsets)
+    this.record('moe_permute', tensors, { numTokens, topK: 1, numExperts, hiddenSize })
+    return permuted
+  }
+
+  /** The other way round: what can be read at the end of a run. Rows of no expert are zero. */
+  asRows(tensor: Tensor): Tensor {
+    if (!tensor.panel) return tensor
+    let out = this.plainRows.get(tensor)
+    if (out) return out
+    const [numTokens = 0, hiddenSize = 0] = tensor.shape
+    out = this.alloc('f32', [numTokens, hiddenSize])
+    this.plainRows.set(tensor, out)
+    const { expertOffsets } = tensor.panel
+    const ones = hostTensor(new Float32Array(numTokens).fill(1), [numTokens, 1])
+    const rowIdMap = this.use(identityMap(numTokens))
+    this.record(
+      'moe_unpermute',
+      { permuted: tensor, rowIdMap, expertWeights: this.use(ones), expertOffsets, out },
+      { numPermuted: numTokens, numTokens, topK: 1, numExperts: numExpertsOf(expertOffsets), hiddenSize },
+    )
+    return out
   }
 
   /** A tensor written from the host before every run, by name. */
@@ -76,9 +131,10 @@ export class Program {
     this.tensors[5 * this.idOf(tensor) + 4] = true
   }
 
-  /** Offers a value to whoever observes the run; costs nothing unless it was asked for. */
-  tap(name: string, tensor: Tensor): void {
+  /** Offers a value to whoever observes the run; costs nothing, and is not even made, unless it was asked for. */
+  tap(name: string, value: Tensor | (() => Tensor)): void {
     if (!this.wantedTaps.some((wanted) => wanted.test(name))) return
+    const tensor = this.asRows(value instanceof Tensor ? value : value())
     this.taps.set(name, tensor)
     this.keep(tensor)
   }
@@ -130,6 +186,14 @@ export class Program {
   encode(): { tensors: (NativeBuffer | number | boolean | null)[]; code: Float64Array; labels: string[] } {
     return { tensors: this.tensors, code: Float64Array.from(this.code), labels: this.labels }
   }
+}
+
+const numExpertsOf = (expertOffsets: Tensor): number => (expertOffsets.shape[0] ?? 1) - 1
+
+function identityMap(numRows: number): HostTensor {
+  const map = newTypedArray('i32', numRows)
+  for (let i = 0; i < numRows; i++) map[i] = i
+  return hostTensor(map, [numRows, 1])
 }
 
 const escapeRegExp = (text: string): string => text.replace(/[.+?^${}()|[\]\\]/g, '\\$&')

@@ -53,38 +53,67 @@ function dtypeOf(data: TypedArray): DType {
   )
 }
 
+/** Rows grouped by expert in a device's own layout: a tensor between moePermute() and moeUnpermute(). */
+export interface Panel {
+  /** i32 [num_experts + 1]: where each expert's rows begin, which the layout depends on. */
+  expertOffsets: Tensor
+  bytes: number
+}
+
 /**
  * A tensor that ops take and make. Either persistent on a device (`buffer` set: weights, caches), or a value inside
- * one program, whose memory the program plans.
+ * one program, whose memory the program plans. Its elements lie row after row unless it is a panel.
  */
 export class Tensor {
   readonly dtype: DType
   readonly shape: readonly number[]
   readonly buffer: NativeBuffer | null
   readonly offset: number
+  readonly panel: Panel | null
   /** The Program (or Device) it belongs to. */
   readonly owner: object
+
   constructor(
     owner: object,
     dtype: DType,
     shape: readonly number[],
     storage?: { buffer: NativeBuffer; offset: number },
+    panel: Panel | null = null,
   ) {
     this.owner = owner
     this.dtype = dtype
     this.shape = shape
     this.buffer = storage?.buffer ?? null
     this.offset = storage?.offset ?? 0
+    this.panel = panel
   }
+
+  get layout(): 'rows' | 'panel' {
+    return this.panel ? 'panel' : 'rows'
+  }
+
   get bytes(): number {
-    return numElements(this.shape) * BYTES[this.dtype]
+    return this.panel?.bytes ?? numElements(this.shape) * BYTES[this.dtype]
   }
+}
+
+/** What the rows of a matrix are: `gate_up` is a | b | up, the weights of a gated activation (native/program/dtype.h). */
+export const MATRIX_LAYOUTS = ['rows', 'gate_up'] as const
+export type MatrixLayout = (typeof MATRIX_LAYOUTS)[number]
+
+export interface MatrixShape {
+  count: number
+  outFeatures: number
+  inFeatures: number
+  /** Default: 'rows'. A 'gate_up' matrix is for groupedGemmSwiglu() only. */
+  layout?: MatrixLayout
 }
 
 /** Weights packed into the device's own layout: `count` matrices of [outFeatures, inFeatures]. */
 export class Matrix {
   readonly owner: object
   readonly dtype: DType
+  readonly layout: MatrixLayout
   readonly count: number
   readonly outFeatures: number
   readonly inFeatures: number
@@ -93,11 +122,12 @@ export class Matrix {
   constructor(
     owner: object,
     dtype: DType,
-    shape: { count: number; outFeatures: number; inFeatures: number },
+    shape: MatrixShape,
     storage: { buffer: NativeBuffer; bytes: number },
   ) {
     this.owner = owner
     this.dtype = dtype
+    this.layout = shape.layout ?? 'rows'
     this.count = shape.count
     this.outFeatures = shape.outFeatures
     this.inFeatures = shape.inFeatures

@@ -1,7 +1,7 @@
 import type { Device } from '../../lib/device.ts'
 import type { OpenMoeConfig } from '../../lib/model/config.ts'
 import { buildWeights, type ModelWeights, type WeightSource } from '../../lib/model/weights.ts'
-import { type DType, type Matrix, numElements, Tensor, tensor, type TypedArray } from '../../lib/tensor.ts'
+import { type DType, type Matrix, numElements, Tensor, type TypedArray } from '../../lib/tensor.ts'
 import type { WeightDtype } from '../context.ts'
 
 // Random numbers are made once and copied from ever other places: a gigabyte of them in JavaScript takes longer than
@@ -35,19 +35,12 @@ export async function randomWeights(
     }
   }
   const source: WeightSource = {
-    async matrix(_parts, count, outFeatures, inFeatures) {
+    async matrix(_parts, shape) {
+      const { count, outFeatures, inFeatures } = shape
       if (outFeatures % PANEL || inFeatures % 2) throw new Error('random weights: expected whole panels')
-      const matrix = device.emptyMatrix(dtype, { count, outFeatures, inFeatures })
+      const matrix = device.emptyMatrix(dtype, shape)
       allocated.push(matrix)
       await fill(matrix, count * outFeatures * inFeatures, pool(dtype, 1 / inFeatures))
-      return matrix
-    },
-    async router() {
-      const { numExperts, hiddenSize } = config
-      const scale = Math.sqrt(3 / hiddenSize)
-      const data = Float32Array.from({ length: numExperts * hiddenSize }, () => next() * scale)
-      const matrix = await device.matrix(tensor(data, [numExperts, hiddenSize]), 'f32')
-      allocated.push(matrix)
       return matrix
     },
     async rows(key, kind, shape) {
@@ -55,7 +48,7 @@ export async function randomWeights(
       allocated.push(rows)
       const count = numElements(shape)
       if (key.endsWith('norm')) await device.write(rows, new Float32Array(count).fill(1))
-      else await fill(rows, count, pool(kind, 1))
+      else await fill(rows, count, pool(kind, key.endsWith('router') ? 1 / config.hiddenSize : 1))
       return rows
     },
   }

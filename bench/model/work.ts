@@ -45,8 +45,8 @@ export function stepWork(
     if (!layer.moe || !isMoeLayer(config, i)) return
     const { router, gateUp, down } = layer.moe.experts
     const experts = new Set(taps.get(`moe.${i}.topk_index`)?.data ?? []).size
-    multiply('moe.linear', router, tokens)
-    multiply('moe.grouped_gemm', gateUp, tokens * topK, experts)
+    spend('moe.moe_router', router.bytes, (2 * tokens * router.bytes) / 4)
+    multiply('moe.grouped_gemm_swiglu', gateUp, tokens * topK, experts)
     multiply('moe.grouped_gemm', down, tokens * topK, experts)
     for (const matrix of Object.values(layer.moe.extraMlp)) multiply('extra_mlp.linear', matrix, tokens)
   })

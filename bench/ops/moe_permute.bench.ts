@@ -8,10 +8,10 @@ export const bench: OpBench = {
       TOKENS.map(async ({ name, tokens }) => {
         const x = await randomOn(device, 'f32', [tokens, hiddenSize])
         const rowOrder = [...Array(2 * tokens).keys()].sort(() => Math.random() - 0.5)
-        const rowIdMap = i32(rowOrder, [tokens, 2])
+        const route = { rowIdMap: i32(rowOrder, [tokens, 2]), expertOffsets: i32([0, 2 * tokens]) }
         return {
           name,
-          record: (p) => moePermute(p, x, { rowIdMap }),
+          record: (p) => moePermute(p, x, route),
           bytes: 3 * tokens * hiddenSize * 4,
           flops: 0,
           bound: 'memory',

@@ -9,10 +9,10 @@ export const bench: OpBench = {
         const permuted = await randomOn(device, 'f32', [2 * tokens, hiddenSize])
         const weights = await randomOn(device, 'f32', [tokens, 2])
         const rowOrder = [...Array(2 * tokens).keys()].sort(() => Math.random() - 0.5)
-        const rowIdMap = i32(rowOrder, [tokens, 2])
+        const route = { rowIdMap: i32(rowOrder, [tokens, 2]), expertOffsets: i32([0, 2 * tokens]) }
         return {
           name,
-          record: (p) => moeUnpermute(p, permuted, { rowIdMap }, weights),
+          record: (p) => moeUnpermute(p, permuted, route, weights),
           bytes: 3 * tokens * hiddenSize * 4,
           flops: 4 * tokens * hiddenSize,
           bound: 'memory',

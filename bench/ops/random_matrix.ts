@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Device } from '../../lib/device.ts'
-import { dtypeIndex, type Matrix } from '../../lib/tensor.ts'
+import { dtypeIndex, type Matrix, type MatrixShape } from '../../lib/tensor.ts'
 import { randomHost } from './random.ts'
 
 const BLOCK = 2 ** 22 // numbers made at random; a matrix repeats them, which no kernel notices
@@ -11,7 +11,7 @@ const BLOCK = 2 ** 22 // numbers made at random; a matrix repeats them, which no
 export async function randomMatrix(
   device: Device,
   dtype: 'f32' | 'bf16',
-  shape: { count: number; outFeatures: number; inFeatures: number },
+  shape: MatrixShape,
 ): Promise<Matrix> {
   const { count, outFeatures, inFeatures } = shape
   const matrix = device.emptyMatrix(dtype, shape)

@@ -56,11 +56,8 @@ export function decoderLayer(
   const normed = norm(x, w.postAttentionNorm)
   if (w.moe) {
     const { experts, preExtraMlpNorm, extraMlp } = w.moe
-    x = add(
-      p,
-      x,
-      branch('moe', () => moe(p, normed, experts, config, batch.groups, `moe.${index}`)),
-    )
+    const input = { x: normed, residual: x }
+    x = branch('moe', () => moe(p, input, experts, config, batch.groups, `moe.${index}`))
     x = add(
       p,
       x,

@@ -1,17 +1,16 @@
 import { groupedGemm } from '../ops/grouped_gemm.ts'
-import { linear } from '../ops/linear.ts'
-import { moeGating } from '../ops/moe_gating.ts'
+import { groupedGemmSwiglu } from '../ops/grouped_gemm_swiglu.ts'
 import { moePermute } from '../ops/moe_permute.ts'
+import { moeRouter } from '../ops/moe_router.ts'
 import { moeRouting } from '../ops/moe_routing.ts'
 import { moeUnpermute } from '../ops/moe_unpermute.ts'
-import { swiglu } from '../ops/swiglu.ts'
 import type { Program } from '../program.ts'
 import type { Matrix, Tensor } from '../tensor.ts'
 
 export interface MoeWeights {
-  /** [E, D], always f32: near ties must not depend on the weights' dtype. */
-  router: Matrix
-  /** E x [3F, D]: a, b, up */
+  /** f32 [E, D], whatever the other weights are: near ties must not depend on their dtype. */
+  router: Tensor
+  /** E x [3F, D]: a, b, up; of layout 'gate_up' */
   gateUp: Matrix
   /** E x [D, F] */
   down: Matrix
@@ -26,32 +25,32 @@ export interface CapacityGroups {
 }
 
 /**
- * The mixture-of-experts branch, before the residual (paper Eq. 1-2, spec section 4): gating, routing, permutation,
- * two grouped GEMMs, un-permutation.
- * @param x f32 [num_tokens, hidden_size], normed
+ * The mixture-of-experts branch (paper Eq. 1-2, spec section 4): router, routing, permutation, two grouped GEMMs,
+ * un-permutation.
+ * @param input.x f32 [num_tokens, hidden_size], normed
+ * @param input.residual f32 [num_tokens, hidden_size]: what the branch is added to; without it the branch alone
  * @param tapName prefix of what observers may ask for: `moe.5`
  */
 export function moe(
   p: Program,
-  x: Tensor,
+  input: { x: Tensor; residual?: Tensor },
   w: MoeWeights,
   config: { topK: number; numExperts: number },
   groups: CapacityGroups,
   tapName: string,
 ): Tensor {
-  const routerLogits = linear(p, x, w.router)
-  const { expertIds, expertWeights } = moeGating(p, routerLogits, config.topK)
+  const { routerLogits, expertIds, expertWeights } = moeRouter(p, input.x, w.router, config.topK)
   const route = moeRouting(p, expertIds, { numExperts: config.numExperts, ...groups })
-  const permuted = moePermute(p, x, route)
-  const gateUp = groupedGemm(p, permuted, w.gateUp, route.expertOffsets)
-  const expert = groupedGemm(p, swiglu(p, gateUp), w.down, route.expertOffsets)
-  const output = moeUnpermute(p, expert, route, expertWeights)
+  const permuted = moePermute(p, input.x, route)
+  const activated = groupedGemmSwiglu(p, permuted, w.gateUp, route.expertOffsets)
+  const expert = groupedGemm(p, activated, w.down, route.expertOffsets)
+  const output = moeUnpermute(p, expert, route, expertWeights, input.residual)
 
   p.tap(`${tapName}.router_logits`, routerLogits)
   p.tap(`${tapName}.topk_index`, expertIds)
   p.tap(`${tapName}.topk_prob`, expertWeights)
   p.tap(`${tapName}.rank`, route.rank)
   p.tap(`${tapName}.kept`, route.rowIdMap) // row or -1; the model turns it into 0 and 1
-  p.tap(`${tapName}.output`, output)
+  p.tap(`${tapName}.output`, () => (input.residual ? moeUnpermute(p, expert, route, expertWeights) : output))
   return output
 }

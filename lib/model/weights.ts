@@ -6,7 +6,15 @@ import { OpenMoeError } from '../errors.ts'
 import type { DecoderLayerWeights } from '../layers/decoder_layer.ts'
 import type { MlpWeights } from '../layers/dense_mlp.ts'
 import { ropeTable } from '../ops/rope.ts'
-import { bytesPerElement, type DType, dtypeIndex, type Matrix, Tensor } from '../tensor.ts'
+import {
+  bytesPerElement,
+  type DType,
+  dtypeIndex,
+  type Matrix,
+  type MatrixLayout,
+  type MatrixShape,
+  Tensor,
+} from '../tensor.ts'
 import { isMoeLayer, type OpenMoeConfig } from './config.ts'
 
 /** Dtypes weights can have in memory. Norms and routers are always f32. */
@@ -42,8 +50,7 @@ export interface LoadWeightsOptions {
 
 /** Where packed weights come from; the loader reads files, the benchmarks make random numbers. */
 export interface WeightSource {
-  matrix(parts: readonly string[], count: number, outFeatures: number, inFeatures: number): Promise<Matrix>
-  router(key: string): Promise<Matrix>
+  matrix(parts: readonly string[], shape: MatrixShape): Promise<Matrix>
   rows(key: string, dtype: DType, shape: readonly number[]): Promise<Tensor>
 }
 
@@ -59,7 +66,7 @@ export async function loadWeights(
   options: LoadWeightsOptions,
 ): Promise<ModelWeights> {
   const allocated: (Tensor | Matrix)[] = []
-  const reader = new FileReader(device, config, parameters, options, allocated)
+  const reader = new FileReader(device, parameters, options, allocated)
   try {
     return await buildWeights(device, config, options.dtype, reader, allocated)
   } catch (error) {
@@ -80,9 +87,16 @@ export async function buildWeights(
   const heads = config.numAttentionHeads * config.headDim
   const kvHeads = config.numKeyValueHeads * config.headDim
   const norm = (key: string): Promise<Tensor> => source.rows(key, 'f32', [d])
-  const mlp = async (prefix: string, count = 1): Promise<MlpWeights> => ({
-    gateUp: await source.matrix([`${prefix}.gate`, `${prefix}.up`], count, 3 * f, d),
-    down: await source.matrix([`${prefix}.down`], count, d, f),
+  const matrix = (key: string, outFeatures: number, inFeatures: number): Promise<Matrix> =>
+    source.matrix([key], { count: 1, outFeatures, inFeatures })
+  const mlp = async (prefix: string, count = 1, layout: MatrixLayout = 'rows'): Promise<MlpWeights> => ({
+    gateUp: await source.matrix([`${prefix}.gate`, `${prefix}.up`], {
+      count,
+      outFeatures: 3 * f,
+      inFeatures: d,
+      layout,
+    }),
+    down: await source.matrix([`${prefix}.down`], { count, outFeatures: d, inFeatures: f }),
   })
   const embedTokens = await source.rows('embed_tokens', dtype, [vocabSize, d])
   const layers: DecoderLayerWeights[] = []
@@ -91,18 +105,18 @@ export async function buildWeights(
     const layer: DecoderLayerWeights = {
       inputNorm: await norm(`${key}.input_norm`),
       attention: {
-        q: await source.matrix([`${key}.q`], 1, heads, d),
-        k: await source.matrix([`${key}.k`], 1, kvHeads, d),
-        v: await source.matrix([`${key}.v`], 1, kvHeads, d),
-        o: await source.matrix([`${key}.o`], 1, d, heads),
+        q: await matrix(`${key}.q`, heads, d),
+        k: await matrix(`${key}.k`, kvHeads, d),
+        v: await matrix(`${key}.v`, kvHeads, d),
+        o: await matrix(`${key}.o`, d, heads),
       },
       postAttentionNorm: await norm(`${key}.post_attention_norm`),
     }
     if (isMoeLayer(config, i)) {
       layer.moe = {
         experts: {
-          router: await source.router(`${key}.router`),
-          ...(await mlp(`${key}.experts`, numExperts)),
+          router: await source.rows(`${key}.router`, 'f32', [numExperts, d]),
+          ...(await mlp(`${key}.experts`, numExperts, 'gate_up')),
         },
         preExtraMlpNorm: await norm(`${key}.pre_extra_mlp_norm`),
         extraMlp: await mlp(`${key}.extra_mlp`),
@@ -116,7 +130,7 @@ export async function buildWeights(
     embedTokens,
     layers,
     norm: await norm('norm'),
-    lmHead: await source.matrix(['lm_head'], 1, vocabSize, d),
+    lmHead: await matrix('lm_head', vocabSize, d),
     ropeTable: await device.upload(ropeTable(config.maxPositionEmbeddings, config.headDim, config.ropeTheta)),
   }
   allocated.push(weights.ropeTable)
@@ -130,7 +144,6 @@ const PANEL = 32 // a call covers whole weight panels (native/support/panel.h)
 
 class FileReader implements WeightSource {
   private readonly device: Device
-  private readonly config: OpenMoeConfig
   private readonly parameters: ReadonlyMap<string, ParameterSource>
   private readonly options: LoadWeightsOptions
   private readonly allocated: (Tensor | Matrix)[]
@@ -139,13 +152,11 @@ class FileReader implements WeightSource {
 
   constructor(
     device: Device,
-    config: OpenMoeConfig,
     parameters: ReadonlyMap<string, ParameterSource>,
     options: LoadWeightsOptions,
     allocated: (Tensor | Matrix)[],
   ) {
     this.device = device
-    this.config = config
     this.parameters = parameters
     this.options = options
     this.allocated = allocated
@@ -155,14 +166,8 @@ class FileReader implements WeightSource {
     expectMemory(elements * bytesPerElement(options.dtype), device.name)
   }
 
-  async matrix(
-    parts: readonly string[],
-    count: number,
-    outFeatures: number,
-    inFeatures: number,
-    dtype: DType = this.options.dtype,
-  ): Promise<Matrix> {
-    const matrix = this.device.emptyMatrix(dtype, { count, outFeatures, inFeatures })
+  async matrix(parts: readonly string[], shape: MatrixShape): Promise<Matrix> {
+    const matrix = this.device.emptyMatrix(this.options.dtype, shape)
     this.allocated.push(matrix)
     let rowOffset = 0
     for (const part of parts) {
@@ -175,10 +180,6 @@ class FileReader implements WeightSource {
       rowOffset += matrices[0]?.rows ?? 0
     }
     return matrix
-  }
-
-  router(key: string): Promise<Matrix> {
-    return this.matrix([key], 1, this.config.numExperts, this.config.hiddenSize, 'f32')
   }
 
   async rows(key: string, dtype: DType, shape: readonly number[]): Promise<Tensor> {

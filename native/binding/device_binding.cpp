@@ -80,14 +80,16 @@ void check_range(const Buffer& buffer, double offset, size_t bytes) {
 }
 
 // Sizes come from JavaScript: nothing here may overflow, a wrapped size would pass every later check.
-size_t checked_matrix_bytes(const Device& device, DType dtype, int64_t count, int64_t out, int64_t in) {
+size_t checked_matrix_bytes(const Device& device, const MatrixShape& m) {
   const auto real = [](int64_t n) { return static_cast<double>(n); };
-  if (real(count) * (real(out) + 32) * (real(in) + 2) * 4 > 1e15) fail_arg("the matrix is larger than any memory");
-  return device.matrix_bytes(dtype, count, out, in);
+  if (real(m.count) * (real(m.out_features) + 256) * (real(m.in_features) + 64) * 4 > 1e15)
+    fail_arg("the matrix is larger than any memory");
+  return device.matrix_bytes(m);
 }
 
 Napi::Value describe_ops(const Napi::CallbackInfo& info) {
-  static constexpr const char* kKinds[] = {"in", "out", "inout", "matrix", "integer", "number"};
+  static constexpr const char* kKinds[] = {"in",       "out",       "inout",   "matrix",
+                                           "panel_in", "panel_out", "integer", "number"};
   const auto ops = all_ops();
   Napi::Array list = Napi::Array::New(info.Env(), ops.size());
   for (uint32_t i = 0; i < ops.size(); ++i) {
@@ -140,13 +142,33 @@ Napi::Value free_buffer(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// matrixBytes(device, dtype, count, outFeatures, inFeatures)
+MatrixShape matrix_shape(const Napi::Object& o) {
+  const auto field = [&](const char* name, double max) { return static_cast<int64_t>(number(o.Get(name), name, max)); };
+  MatrixShape shape;
+  shape.dtype = dtype(o.Get("dtype"));
+  shape.layout = static_cast<MatrixLayout>(field("layout", kNumMatrixLayouts - 1));
+  shape.count = field("count", 1 << 20);
+  shape.out_features = field("outFeatures", 1 << 30), shape.in_features = field("inFeatures", 1 << 30);
+  if (shape.dtype != DType::f32 && shape.dtype != DType::bf16) fail_arg("a matrix holds f32 or bf16");
+  if (shape.layout == MatrixLayout::gate_up && shape.out_features % 3)
+    fail_arg("out_features is " + std::to_string(shape.out_features) + ", a gate_up matrix has three equal parts");
+  return shape;
+}
+
+// matrixBytes(device, {dtype, layout, count, outFeatures, inFeatures})
 Napi::Value matrix_bytes(const Napi::CallbackInfo& info) {
-  const double count = number(info[2], "count", 1 << 20), out = number(info[3], "out_features", 1 << 30),
-               in = number(info[4], "in_features", 1 << 30);
-  const size_t bytes =
-      checked_matrix_bytes(*from_handle<DeviceHandle>(info[0])->device(), dtype(info[1]), static_cast<int64_t>(count),
-                           static_cast<int64_t>(out), static_cast<int64_t>(in));
+  const MatrixShape shape = matrix_shape(info[1].ToObject());
+  const size_t bytes = checked_matrix_bytes(*from_handle<DeviceHandle>(info[0])->device(), shape);
+  return Napi::Number::New(info.Env(), static_cast<double>(bytes));
+}
+
+// panelBytes(device, numRows, numExperts, features)
+Napi::Value panel_bytes(const Napi::CallbackInfo& info) {
+  const double rows = number(info[1], "num_rows", 1 << 30), experts = number(info[2], "num_experts", 1 << 20),
+               features = number(info[3], "features", 1 << 30);
+  if ((rows + 8 * experts) * (features + 64) * 4 > 1e15) fail_arg("the panel is larger than any memory");
+  const size_t bytes = from_handle<DeviceHandle>(info[0])->device()->panel_bytes(
+      static_cast<int64_t>(rows), static_cast<int64_t>(experts), static_cast<int64_t>(features));
   return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
@@ -182,20 +204,17 @@ Napi::Value read(const Napi::CallbackInfo& info) {
 
 MatrixTarget matrix_target(const Napi::Object& o) {
   MatrixTarget target;
+  static_cast<MatrixShape&>(target) = matrix_shape(o);
   target.buffer = from_handle<Buffer>(o.Get("buffer"));
-  target.dtype = dtype(o.Get("dtype"));
   const auto field = [&](const char* name) { return static_cast<int64_t>(number(o.Get(name), name, 1 << 30)); };
-  target.count = field("count"), target.out_features = field("outFeatures"), target.in_features = field("inFeatures");
   target.index = field("index"), target.row_offset = field("rowOffset");
   return target;
 }
 
 void check_target(const Device& device, const MatrixTarget& t, int64_t rows, int64_t cols) {
-  if (t.dtype != DType::f32 && t.dtype != DType::bf16) fail_arg("a matrix holds f32 or bf16");
   if (t.index >= t.count || t.row_offset + rows > t.out_features || cols != t.in_features)
     fail_arg("the source does not fit the matrix");
-  if (t.buffer->bytes() < checked_matrix_bytes(device, t.dtype, t.count, t.out_features, t.in_features))
-    fail_arg("the buffer is too small for the matrix");
+  if (t.buffer->bytes() < checked_matrix_bytes(device, t)) fail_arg("the buffer is too small for the matrix");
 }
 
 MatrixSource matrix_source(const Napi::Object& o) {
@@ -370,6 +389,7 @@ void init_device(Napi::Env env, Napi::Object exports) {
   add("allocate", allocate);
   add("freeBuffer", free_buffer);
   add("matrixBytes", matrix_bytes);
+  add("panelBytes", panel_bytes);
   add("write", write);
   add("read", read);
   add("loadMatrix", load_matrix);

@@ -13,7 +13,7 @@ namespace openmoe {
 
 class Cpu {
  public:
-  explicit Cpu(int num_threads) : pool_(num_threads), scratch_(num_threads + 1) {}
+  explicit Cpu(int num_threads) : pool_(num_threads), scratch_(num_threads + 2) {}
 
   int num_threads() const { return pool_.num_threads(); }
 
@@ -37,6 +37,12 @@ class Cpu {
   template <class T>
   T* shared_scratch(int64_t count) {
     return reinterpret_cast<T*>(grow(scratch_.back(), count * sizeof(T)));
+  }
+
+  // And one more, for an op that calls helpers which use shared_scratch themselves.
+  template <class T>
+  T* workspace(int64_t count) {
+    return reinterpret_cast<T*>(grow(scratch_[scratch_.size() - 2], count * sizeof(T)));
   }
 
  private:

@@ -125,9 +125,15 @@ class CpuDevice : public Device {
   void read(const Buffer& from, size_t offset, void* to, size_t bytes) override {
     std::memcpy(to, static_cast<const std::byte*>(from.data()) + offset, bytes);
   }
-  size_t matrix_bytes(DType dtype, int64_t count, int64_t out_features, int64_t in_features) const override {
-    return panel_matrix_bytes(dtype, count, out_features, in_features);
+  size_t matrix_bytes(const MatrixShape& m) const override {
+    return panel_matrix_bytes(m.dtype, m.count, m.out_features, m.in_features);
   }
+  DType panel_dtype() const override { return DType::f32; }
+  size_t panel_bytes(int64_t num_rows, int64_t, int64_t features) const override {
+    return static_cast<size_t>(num_rows) * features * sizeof(float);
+  }
+  bool supports(std::string_view) const override { return true; }
+  std::string name() const override { return "cpu"; }
   void load_matrix(const MatrixSource& source, const MatrixTarget& target, const std::atomic<bool>& stop) override {
     openmoe::load_matrix(cpu_, source, target, stop);
   }
@@ -174,11 +180,12 @@ class CpuDevice : public Device {
 
   static void check_finite(const Record& record, const std::byte* args) {
     for (const Field& field : record.op->fields) {
-      if (field.kind != FieldKind::out) continue;
+      if (field.kind != FieldKind::out && field.kind != FieldKind::panel_out) continue;
       Out out;
       std::memcpy(&out, args + field.offset, sizeof out);
       if (!out || out.dtype != DType::f32) continue;
-      const auto dims = eval_dims(*record.op, parse_spec(field), args);
+      auto dims = eval_dims(*record.op, parse_spec(field), args);
+      if (field.kind == FieldKind::panel_out) dims[1] = 1;  // a panel is plain rows here
       int64_t count = 1;
       for (int64_t d : dims) count *= d;
       for (int64_t i = 0; i < count; ++i)

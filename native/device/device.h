@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "program/dtype.h"
@@ -34,10 +35,9 @@ struct MatrixSource {
 
 // Where it goes: rows [row_offset, row_offset + source.rows) of matrix `index` in a stack of `count` matrices of
 // [out_features, in_features].
-struct MatrixTarget {
+struct MatrixTarget : MatrixShape {
   std::shared_ptr<Buffer> buffer;
-  DType dtype;
-  int64_t count, out_features, in_features, index, row_offset;
+  int64_t index, row_offset;
 };
 
 class Device {
@@ -49,7 +49,16 @@ class Device {
   virtual void write(Buffer& to, size_t offset, const void* from, size_t bytes) = 0;
   virtual void read(const Buffer& from, size_t offset, void* to, size_t bytes) = 0;
 
-  virtual size_t matrix_bytes(DType dtype, int64_t count, int64_t out_features, int64_t in_features) const = 0;
+  // Throws INVALID_ARG for a dtype the backend's kernels do not take.
+  virtual size_t matrix_bytes(const MatrixShape& shape) const = 0;
+
+  // Of a panel (program/op.h): what its numbers are, and its bytes whatever the expert offsets turn out to be.
+  virtual DType panel_dtype() const = 0;
+  virtual size_t panel_bytes(int64_t num_rows, int64_t num_experts, int64_t features) const = 0;
+
+  // Whether the backend has a kernel for an op of program/op_registry.h.
+  virtual bool supports(std::string_view op) const = 0;
+  virtual std::string name() const = 0;
 
   // Streams a matrix from a file into the packed layout, in working memory of a few MiB per thread. `stop` is polled.
   virtual void load_matrix(const MatrixSource& source, const MatrixTarget& target, const std::atomic<bool>& stop) = 0;

@@ -7,18 +7,18 @@
 namespace openmoe {
 
 struct GroupedGemm {
-  In x;               // [num_rows, in_features]  grouped by expert
+  PanelIn x;          // [num_rows, in_features]  grouped by expert
   Matrix weight;      // [num_experts, out_features, in_features]
   In expert_offsets;  // [num_experts+1]
-  Out out;            // [num_rows, out_features]
+  PanelOut out;       // [num_rows, out_features]
   int num_rows, num_experts, out_features, in_features;
 };
 
 inline constexpr Field kGroupedGemmFields[] = {
-    FIELD(GroupedGemm, x, "f32[num_rows, in_features]"),
+    FIELD(GroupedGemm, x, "panel[num_rows, num_experts, in_features]"),
     FIELD(GroupedGemm, weight, "matrix[num_experts, out_features, in_features]"),
     FIELD(GroupedGemm, expert_offsets, "i32[num_experts+1]"),
-    FIELD(GroupedGemm, out, "f32[num_rows, out_features]"),
+    FIELD(GroupedGemm, out, "panel[num_rows, num_experts, out_features]"),
     FIELD(GroupedGemm, num_rows),
     FIELD(GroupedGemm, num_experts),
     FIELD(GroupedGemm, out_features),

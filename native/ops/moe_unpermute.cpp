@@ -1,5 +1,5 @@
 // launch   one token per chunk of parallel_for
-// traffic  (top_k + 1) * hidden_size * 4 bytes per token; memory bound at every size
+// traffic  (top_k + 1) * hidden_size * 4 bytes per token, one more with a residual; memory bound at every size
 // why      gather, not scatter: each row of out is written once, so no atomics and a fixed order of summation
 #include "ops/moe_unpermute.h"
 
@@ -19,6 +19,7 @@ void moe_unpermute(const MoeUnpermute& a, Cpu& cpu) {
     for (int64_t t = begin; t < end; ++t) {
       const int32_t* rows = row_id_map + t * a.top_k;
       const float* weights = a.expert_weights.as<float>() + t * a.top_k;
+      const float* x = a.x ? a.x.as<float>() + t * a.hidden_size : nullptr;
       for_vectors(a.hidden_size, [&](int64_t col, auto lanes) {
         Vec sum = zero();
         for (int k = 0; k < a.top_k; ++k)
@@ -26,6 +27,7 @@ void moe_unpermute(const MoeUnpermute& a, Cpu& cpu) {
             const float* row = a.permuted.as<float>() + int64_t{rows[k]} * a.hidden_size;
             sum = fma(set1(weights[k]), load(row + col, lanes), sum);
           }
+        if (x) sum = add(load(x + col, lanes), sum);
         store(a.out.as<float>() + t * a.hidden_size + col, sum, lanes);
       });
     }

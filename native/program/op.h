@@ -39,11 +39,18 @@ struct InOut : Out {};
 // Weights in the backend's own packed layout (CPU: support/panel.h). dtype is that of the stored numbers.
 struct Matrix : In {};
 
-enum class FieldKind : uint8_t { in, out, inout, matrix, integer, number };
+// Rows grouped by expert in the backend's own layout, as a Matrix is weights in it: what lies between moe_permute and
+// moe_unpermute. On the CPU plain f32 rows, on a GPU bf16 tiles in which every expert starts at a whole tile.
+struct PanelIn : In {};
+struct PanelOut : Out {};
+
+enum class FieldKind : uint8_t { in, out, inout, matrix, panel_in, panel_out, integer, number };
 
 // `spec` of a tensor: "dtype[dim, dim, ...]", each dim a product or sum of integers and integer fields of the same
 // struct, e.g. "f32[num_tokens, num_heads*head_dim]", "i32[num_experts+1]"; "f32|bf16[...]" allows either; a trailing
-// '?' makes the tensor optional. A matrix reads "matrix[count, out_features, in_features]".
+// '?' makes the tensor optional. A matrix reads "matrix[count, out_features, in_features]", one whose rows a backend
+// may interleave "gate_up[count, 3*features, in_features]" (rows a, b, up), a panel "panel[num_rows, num_experts,
+// features]".
 struct Field {
   const char* name;
   FieldKind kind;
@@ -61,6 +68,10 @@ template <>
 inline constexpr FieldKind kFieldKind<InOut> = FieldKind::inout;
 template <>
 inline constexpr FieldKind kFieldKind<Matrix> = FieldKind::matrix;
+template <>
+inline constexpr FieldKind kFieldKind<PanelIn> = FieldKind::panel_in;
+template <>
+inline constexpr FieldKind kFieldKind<PanelOut> = FieldKind::panel_out;
 template <>
 inline constexpr FieldKind kFieldKind<float> = FieldKind::number;
 

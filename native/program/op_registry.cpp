@@ -80,7 +80,8 @@ TensorSpec parse_spec(const Field& field) {
   if (text.ends_with('?')) spec.optional = true, text.remove_suffix(1);
   const size_t open = text.find('[');
   std::string_view types = text.substr(0, open);
-  if (types == "matrix") types = "f32|bf16";
+  if (types == "gate_up") spec.layout = MatrixLayout::gate_up;
+  if (types == "matrix" || types == "gate_up" || types == "panel") types = "f32|bf16";
   while (!types.empty()) {
     const size_t bar = std::min(types.find('|'), types.size());
     for (int i = 0; i < kNumDTypes; ++i)

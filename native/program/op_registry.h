@@ -30,6 +30,7 @@ std::span<const OpContract> all_ops();
 struct TensorSpec {
   uint32_t dtypes = 0;  // bit mask over DType
   bool optional = false;
+  MatrixLayout layout = MatrixLayout::rows;  // of a matrix
   std::vector<std::string> dims;
 };
 TensorSpec parse_spec(const Field& field);

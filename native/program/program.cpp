@@ -35,7 +35,13 @@ void check_tensor(const Device& device, const Program& program, const Record& re
   if (field.kind == FieldKind::matrix) {
     if (!tensor.buffer) fail_arg(what + " must be packed weights: make them with device.matrix()");
     product(dims, record);
-    need = device.matrix_bytes(tensor.dtype, dims[0], dims[1], dims[2]);
+    need = device.matrix_bytes({tensor.dtype, spec.layout, dims[0], dims[1], dims[2]});
+  } else if (field.kind == FieldKind::panel_in || field.kind == FieldKind::panel_out) {
+    if (tensor.dtype != device.panel_dtype())
+      fail_arg(what + " has dtype " + std::string(name_of(tensor.dtype)) + ", panels of " + device.name() + " have " +
+               std::string(name_of(device.panel_dtype())));
+    product(dims, record);
+    need = device.panel_bytes(dims[0], dims[1], dims[2]);
   } else {
     need = static_cast<size_t>(product(dims, record)) * bytes_of(tensor.dtype);
   }
@@ -72,6 +78,9 @@ std::unique_ptr<Program> make_program(const Device& device, std::vector<ProgramT
       fail_arg("program: malformed record");
     const OpContract& op = ops[static_cast<size_t>(code[at])];
     Record record{&op, labels[static_cast<size_t>(code[at + 1])], std::vector<std::byte>(op.size), {}};
+    if (!device.supports(op.name))
+      throw Error("UNSUPPORTED", record.label + ": " + device.name() + " has no kernel for " + std::string(op.name) +
+                                     " yet. Run it on 'cpu'.");
     at += 2;
     if (at + op.fields.size() > code.size()) fail_arg(record.label + ": malformed record");
     for (size_t i = 0; i < op.fields.size(); ++i) {
@@ -105,7 +114,8 @@ void resolve_args(const Program& program, const Record& record, std::byte* arena
       tensor.data = (t.buffer ? static_cast<std::byte*>(t.buffer->data()) : arena) + t.offset;
       tensor.dtype = t.dtype;
     }
-    std::memcpy(args + field.offset, &tensor, sizeof tensor);  // In, Out, InOut and Matrix share one layout
+    std::memcpy(args + field.offset, &tensor,
+                sizeof tensor);  // In, Out, InOut, Matrix, PanelIn and PanelOut share one layout
   }
 }
 

@@ -91,8 +91,8 @@ async function uploadExperts(
   const [gate, up, down] = ['experts.gate', 'experts.up', 'experts.down'].map(matrices)
   const gateUp = Float32Array.from(gate!.flatMap((matrix, e) => [...matrix, ...up![e]!]))
   return {
-    router: await device.matrix(tensor(matrices('router')[0]!, [numExperts, d])),
-    gateUp: await device.matrix(tensor(gateUp, [numExperts, 3 * f, d])),
+    router: await device.upload(tensor(matrices('router')[0]!, [numExperts, d])),
+    gateUp: await device.matrix(tensor(gateUp, [numExperts, 3 * f, d]), 'f32', { layout: 'gate_up' }),
     down: await device.matrix(tensor(Float32Array.from(down!.flatMap((m) => [...m])), [numExperts, d, f])),
   }
 }
@@ -127,7 +127,7 @@ describe.each(chosen)('the MoE branch of $name, $capacity_mode', (golden) => {
         (p) =>
           moe(
             p,
-            p.use(tensor(Float32Array.from(input), [numTokens, config.hiddenSize])),
+            { x: p.use(tensor(Float32Array.from(input), [numTokens, config.hiddenSize])) },
             weights,
             config,
             {
@@ -206,16 +206,18 @@ describe('an expert', () => {
   // One expert of 2 inputs and 1 inner feature, chosen with certainty: the formula of spec 3.5 by hand.
   it('multiplies the first half of the gate by silu of the second half and by up', async () => {
     const weights: MoeWeights = {
-      router: await device.matrix(tensor(Float32Array.of(50, 50, -50, -50), [2, 2])),
+      router: await device.upload(tensor(Float32Array.of(50, 50, -50, -50), [2, 2])),
       gateUp: await device.matrix(
         tensor(Float32Array.of(2, 0, 0, 3, 1, 1, /* the other expert */ 9, 9, 9, 9, 9, 9), [2, 3, 2]),
+        'f32',
+        { layout: 'gate_up' },
       ),
       down: await device.matrix(tensor(Float32Array.of(1, -1, 9, 9), [2, 2, 1])),
     }
     const { data } = await device.run((p) =>
       moe(
         p,
-        p.use(tensor(Float32Array.of(1, 0.5), [1, 2])),
+        { x: p.use(tensor(Float32Array.of(1, 0.5), [1, 2])) },
         weights,
         { topK: 1, numExperts: 2 },
         {

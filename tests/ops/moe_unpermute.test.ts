@@ -30,9 +30,19 @@ function randomMap(seed: number, numTokens: number, topK: number, numPermuted: n
   return i32(map, [numTokens, topK])
 }
 
+/** The rows lie in one expert: where experts begin only matters to a device that stores them in tiles. */
+const routeOf = (permuted: HostTensor, rowIdMap: HostTensor) => ({
+  rowIdMap,
+  expertOffsets: i32([0, permuted.shape[0]!]),
+})
+
 describeOp('moe_unpermute', ({ backend, run }) => {
-  const unpermute = (permuted: HostTensor, rowIdMap: HostTensor, weights: HostTensor) =>
-    run((p) => moeUnpermute(p, permuted, { rowIdMap }, weights))
+  const unpermute = (
+    permuted: HostTensor,
+    rowIdMap: HostTensor,
+    weights: HostTensor,
+    residual?: HostTensor,
+  ) => run((p) => moeUnpermute(p, permuted, routeOf(permuted, rowIdMap), weights, residual))
 
   it('adds the copies of a token, each times its weight', async () => {
     const out = await unpermute(f32([1, 2, 3, 4], [2, 2]), i32([1, 0], [1, 2]), f32([0.5, 0.25], [1, 2]))
@@ -63,6 +73,24 @@ describeOp('moe_unpermute', ({ backend, run }) => {
       expect(nmse(out.data, reference(permuted.data, map.data, weights.data, shape))).toBeLessThan(F32_NMSE)
     }
   })
+
+  it.each([
+    [1, 7],
+    [33, 511],
+  ])(
+    'adds the residual last, so it has the bits of a sum made after it (%i tokens of %i)',
+    async (tokens, width) => {
+      const [permuted, x] = [randomTensor(1, [2 * tokens, width]), randomTensor(5, [tokens, width])]
+      const map = randomMap(2, tokens, 2, 2 * tokens)
+      const weights = randomTensor(3, [tokens, 2])
+      const branch = await unpermute(permuted, map, weights)
+      const fused = await unpermute(permuted, map, weights, x)
+      expectSameBits(
+        fused.data,
+        Float32Array.from(x.data, (v, i) => v + branch.data[i]!),
+      )
+    },
+  )
 
   it('undoes moe_permute: with identity experts a token comes back times the sum of its weights', async () => {
     const [tokens, width, numExperts] = [129, 511, 8]
@@ -106,7 +134,9 @@ describeOp('moe_unpermute', ({ backend, run }) => {
     const weights = randomTensor(3, [200, 2])
     const all = await unpermute(permuted, rowIdMap, weights)
     expectSameBits((await unpermute(permuted, rowIdMap, weights)).data, all.data)
-    const serial = await runWithThreads(backend, 1, (p) => moeUnpermute(p, permuted, { rowIdMap }, weights))
+    const serial = await runWithThreads(backend, 1, (p) =>
+      moeUnpermute(p, permuted, routeOf(permuted, rowIdMap), weights),
+    )
     expectSameBits(serial.data, all.data)
     for (const t of [0, 101, 199]) {
       const alone = await unpermute(permuted, rows(rowIdMap, t, t + 1), rows(weights, t, t + 1))

@@ -1,0 +1,105 @@
+import { expect, it } from 'vitest'
+import { groupedGemm } from '../../lib/ops/grouped_gemm.ts'
+import { groupedGemmSwiglu } from '../../lib/ops/grouped_gemm_swiglu.ts'
+import { swiglu } from '../../lib/ops/swiglu.ts'
+import type { HostTensor } from '../../lib/tensor.ts'
+import { groupedGemmSwiglu as reference } from '../reference/grouped_gemm_swiglu.ts'
+import { expectError } from '../support/expect_error.ts'
+import { expectClose, expectSameBits, F32_NMSE, rows, throughBf16 } from '../support/op_fixture.ts'
+import { describeOp, f32, i32, nmse, randomTensor } from './describe_op.ts'
+
+/** Activations rounded to bf16, serving.md 3.1; three of them are multiplied. */
+const BF16_ACTIVATIONS_NMSE = 9e-5
+
+/** Rows of each expert, intermediate_size, in_features. */
+const SHAPES = [
+  [[0], 5, 7],
+  [[3], 5, 7],
+  [[1, 1, 1, 1], 33, 65],
+  [[0, 0, 150, 0], 40, 129],
+  [[2, 0, 7, 1, 0, 13, 0, 30], 67, 131],
+  [[500, 1, 900, 97], 8, 33],
+  [Array.from({ length: 33 }, (_, e) => (e * 7) % 5), 31, 32],
+] as const
+
+const offsetsOf = (counts: readonly number[]): number[] =>
+  counts.reduce((offsets, count) => [...offsets, offsets.at(-1)! + count], [0])
+
+describeOp('grouped_gemm_swiglu', ({ roundsActivations, run, device }) => {
+  const pack = (weight: HostTensor, dtype: 'f32' | 'bf16' = 'f32') =>
+    device().matrix(weight, dtype, { layout: 'gate_up' })
+
+  it('multiplies the first part by silu of the second and by the third', async () => {
+    const weight = await pack(f32([2, 0, 0, 3, 1, 1, /* the other expert */ 1, 0, 0, 0, 0, 1], [2, 3, 2]))
+    const out = await run((p) => groupedGemmSwiglu(p, f32([1, 0.5, 4, 2], [2, 2]), weight, i32([0, 1, 2])))
+    expectClose(out.data, [(2 * 1.5 * 1.5) / (1 + Math.exp(-1.5)), 0], { atol: 1e-5 })
+  })
+
+  it('leaves rows past the last expert zero', async () => {
+    const weight = await pack(f32([1, 1, 1], [1, 3, 1]))
+    const out = await run((p) => groupedGemmSwiglu(p, f32([1, 8, NaN], [3, 1]), weight, i32([0, 1])))
+    expect([...out.data].slice(1)).toEqual([0, 0])
+  })
+
+  for (const dtype of ['f32', 'bf16'] as const) {
+    it.each(SHAPES)(
+      `agrees with the reference at rows %j of ${dtype} 3 x [%i, %i]`,
+      async (counts, width, inFeatures) => {
+        const offsets = offsetsOf(counts)
+        const x = randomTensor(1, [offsets.at(-1)! + 2, inFeatures])
+        const weight = randomTensor(2, [counts.length, 3 * width, inFeatures], 1 / Math.sqrt(inFeatures))
+        const packed = await pack(weight, dtype)
+        const actual = await run((p) => groupedGemmSwiglu(p, x, packed, i32(offsets)))
+        const stored = dtype === 'bf16' ? throughBf16(weight.data) : weight.data
+        const bound = dtype === 'bf16' && roundsActivations ? BF16_ACTIVATIONS_NMSE : F32_NMSE
+        expect(nmse(actual.data, reference(x.data, stored, offsets, inFeatures))).toBeLessThan(bound)
+      },
+    )
+
+    it(`has the bits of grouped_gemm and swiglu, whatever the neighbours, ${dtype}`, async () => {
+      const offsets = i32([0, 1, 1, 6, 903, 910])
+      const x = randomTensor(3, [910, 70])
+      const weight = randomTensor(4, [5, 99, 70], 0.1)
+      const [packed, plain] = [await pack(weight, dtype), await device().matrix(weight, dtype)]
+      const all = await run((p) => groupedGemmSwiglu(p, x, packed, offsets))
+      const apart = await run((p) => swiglu(p, groupedGemm(p, x, plain, offsets)))
+      expectSameBits(all.data, apart.data)
+      expectSameBits((await run((p) => groupedGemmSwiglu(p, x, packed, offsets))).data, all.data)
+      const alone = await run((p) => groupedGemmSwiglu(p, rows(x, 77, 78), packed, i32([0, 0, 0, 0, 1, 1])))
+      expectSameBits(alone.data, rows(all, 77, 78).data)
+    })
+  }
+
+  it.each([
+    [[1, 2, 3], /expert_offsets\[0\] is 1, expected 0/],
+    [[0, 2, 1], /expert_offsets\[2\] is 1, expected 2 to num_rows = 3/],
+    [[0, 2, 4], /expert_offsets\[2\] is 4, expected 2 to num_rows = 3/],
+    [[0, -(2 ** 31), 3], /expert_offsets\[1\] is -2147483648, expected 0 to/],
+  ])('refuses the offsets %j', async (offsets, message) => {
+    const weight = await pack(randomTensor(1, [2, 6, 5]))
+    const record = () => run((p) => groupedGemmSwiglu(p, randomTensor(2, [3, 5]), weight, i32(offsets)))
+    await expectError(record, 'ERR_OPENMOE_INVALID_ARG', message)
+  })
+
+  it('refuses a matrix of plain rows, and grouped_gemm refuses one of its own', async () => {
+    const [x, offsets] = [randomTensor(2, [3, 5]), i32([0, 3])]
+    const plain = await device().matrix(randomTensor(1, [6, 5]))
+    const message = /grouped_gemm_swiglu: weight has the layout 'rows', expected 'gate_up'/
+    await expectError(
+      () => run((p) => groupedGemmSwiglu(p, x, plain, offsets)),
+      'ERR_OPENMOE_INVALID_ARG',
+      message,
+    )
+    const gateUp = await pack(randomTensor(1, [6, 5]))
+    const other = /grouped_gemm: weight has the layout 'gate_up', expected 'rows'/
+    await expectError(() => run((p) => groupedGemm(p, x, gateUp, offsets)), 'ERR_OPENMOE_INVALID_ARG', other)
+  })
+
+  it('refuses a gate_up matrix without three equal parts', async () => {
+    await expectError(
+      pack(randomTensor(1, [4, 5])),
+      'ERR_OPENMOE_INVALID_ARG',
+      /out_features is 4.*three equal parts/,
+    )
+  })
+})
