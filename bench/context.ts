@@ -4,7 +4,8 @@ import type { Breakdown, Row } from './report.ts'
 import { judge, measureRoof, type RoofSet } from './roofline.ts'
 import type { Timing } from './sampling.ts'
 
-export type WeightDtype = 'f32' | 'bf16'
+import type { WeightDtype } from '../lib/model/weights.ts'
+export type { WeightDtype }
 export type ShapeName = 'tiny' | 'base' | '8b'
 
 export interface Work {

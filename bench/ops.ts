@@ -1,5 +1,6 @@
 // Runs bench/ops/*.bench.ts.
 import { readdirSync } from 'node:fs'
+import { floatDtype } from '../lib/model/weights.ts'
 import type { BenchContext } from './context.ts'
 import { rowLine } from './report.ts'
 import { makeEvictor, timeRecording } from './sampling.ts'
@@ -40,7 +41,7 @@ async function benchOp(context: BenchContext, op: string, evictor: Awaited<Retur
   const { bench } = (await import(new URL(`${op}.bench.ts`, folder).href)) as { bench: OpBench }
   const { device, budget } = context
   for (const dtype of context.dtypes) {
-    const cases = await bench.cases(device, { ...shapeNamed(context.shape), dtype })
+    const cases = await bench.cases(device, { ...shapeNamed(context.shape), dtype: floatDtype(dtype) })
     // Creating the data can take seconds, in which the neighbours change.
     await context.refreshReadRoof(`${op} ${dtype}`)
     for (const { name: label, record, bytes, flops, bound } of cases) {

@@ -1,12 +1,13 @@
 // Rows, as the table on stdout and as JSON (docs/benchmarks.md has the schema).
 import type { Machine } from './machine.ts'
+import type { WeightDtype } from '../lib/model/weights.ts'
 import type { RoofSet } from './roofline.ts'
 
 export interface Row {
   name: string
   backend: string
   shape: string
-  dtype: 'f32' | 'bf16'
+  dtype: WeightDtype
   medianUs: number
   p10Us: number
   p90Us: number
@@ -26,7 +27,7 @@ export interface Row {
 export interface Breakdown {
   name: string
   shape: string
-  dtype: 'f32' | 'bf16'
+  dtype: WeightDtype
   wallUs: number
   parts: { part: string; records: number; us: number; idealUs: number; fraction: number }[]
 }

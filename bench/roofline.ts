@@ -1,6 +1,7 @@
 // The roofs of this machine, measured in the run they are compared with (native/support/roofline.cpp).
 import { callNative, native } from '../lib/native.ts'
 import { devices } from '../lib/device.ts'
+import type { WeightDtype } from '../lib/model/weights.ts'
 
 export interface Roof {
   /** bytes/s or FLOP/s: median of the slices in which no thread lost its core */
@@ -59,16 +60,18 @@ export interface Verdict {
 export function judge(
   work: { bytes: number; flops: number },
   us: number,
-  dtype: 'f32' | 'bf16',
+  dtype: WeightDtype,
   roofs: RoofSet,
 ): Verdict {
+  // 16-bit products, of bf16 or of integers, have one peak.
+  const computeRoof = dtype === 'f32' ? roofs.f32 : roofs.bf16
   const memoryUs = (work.bytes / roofs.read.median) * 1e6
-  const computeUs = (work.flops / roofs[dtype].median) * 1e6
+  const computeUs = (work.flops / computeRoof.median) * 1e6
   const memory = memoryUs >= computeUs
   const idealUs = Math.max(memoryUs, computeUs)
   return {
     bound: memory ? 'memory' : 'compute',
-    roof: memory ? roofs.read.median : roofs[dtype].median,
+    roof: memory ? roofs.read.median : computeRoof.median,
     idealUs,
     fraction: idealUs / us,
   }

@@ -5,6 +5,7 @@ import { parseArgs } from 'node:util'
 import { type DeviceOptions, devices, openDevice } from '../lib/device.ts'
 import { benchBoundary } from './boundary.bench.ts'
 import { BenchContext, type ShapeName, type WeightDtype } from './context.ts'
+import { WEIGHT_DTYPES } from '../lib/model/weights.ts'
 import { describeMachine } from './machine.ts'
 import { benchModel, modelCases } from './model/model.bench.ts'
 import { benchOps, opNames, shapeNamed } from './ops.ts'
@@ -14,7 +15,7 @@ import { measureRoofs } from './roofline.ts'
 const USAGE = `npm run bench -- [filter...] [options]
   filter          parts of names: an op, 'model', 'model.decode', 'boundary', 'roofs'; default: everything
   --shape NAME    tiny, base (default) or 8b
-  --dtype LIST    of the weights: bf16, f32 or bf16,f32; default: the shape's
+  --dtype LIST    of the weights, any of f32,bf16,int8,int4; default: the shape's
   --threads N     default: the physical cores
   --isa NAME      portable, avx2, avx512 or avx512_bf16; default: the best
   --json FILE     writes the report
@@ -44,7 +45,7 @@ async function main(): Promise<void> {
   const threads = Number(values.threads ?? devices()[0]!.defaultThreads)
   const isa = values.isa as DeviceOptions['isa']
   const dtypes = (values.dtype ?? shape.dtype).split(',') as WeightDtype[]
-  if (dtypes.some((dtype) => dtype !== 'f32' && dtype !== 'bf16') || !(threads >= 1)) throw new Error(USAGE)
+  if (dtypes.some((dtype) => !WEIGHT_DTYPES.includes(dtype)) || !(threads >= 1)) throw new Error(USAGE)
   const names = ['roofs', 'boundary', 'model', ...opNames(), ...modelCases]
   for (const filter of filters) {
     const known = names.some((name) => name.includes(filter) || filter.startsWith(name))

@@ -7,6 +7,7 @@ import {
   type StepResult,
 } from '../../lib/model/runner.ts'
 import { sampleFloats, sampleInts, writeSampleRow } from '../../lib/ops/sample.ts'
+import { floatDtype } from '../../lib/model/weights.ts'
 import type { BenchContext, WeightDtype } from '../context.ts'
 import { breakdownLines, rowLine } from '../report.ts'
 import { collect } from '../sampling.ts'
@@ -48,7 +49,7 @@ export async function benchModel(context: BenchContext, dtype: WeightDtype): Pro
     numLayers: config.numHiddenLayers,
     numKvHeads: config.numKeyValueHeads,
     headDim: config.headDim,
-    dtype,
+    dtype: floatDtype(dtype),
     numPages: Math.max(...DECODE_BATCHES) * Math.ceil(longest / PAGE_TOKENS),
   })
   const profiles: Profile[] = []

@@ -1,7 +1,14 @@
 import type { Device } from '../../lib/device.ts'
 import type { OpenMoeConfig } from '../../lib/model/config.ts'
 import { buildWeights, type ModelWeights, type WeightSource } from '../../lib/model/weights.ts'
-import { type DType, type Matrix, numElements, Tensor, type TypedArray } from '../../lib/tensor.ts'
+import {
+  type DType,
+  isQuantised,
+  type Matrix,
+  numElements,
+  Tensor,
+  type TypedArray,
+} from '../../lib/tensor.ts'
 import type { WeightDtype } from '../context.ts'
 
 // Random numbers are made once and copied from ever other places: a gigabyte of them in JavaScript takes longer than
@@ -26,7 +33,8 @@ export async function randomWeights(
     return found
   }
   const fill = async (to: Tensor | Matrix, count: number, from: TypedArray): Promise<void> => {
-    const flat = new Tensor(device, to.dtype, [count], { buffer: to.buffer!, offset: 0 })
+    const dtype = to.dtype === 'f32' ? 'f32' : 'bf16'
+    const flat = new Tensor(device, dtype, [count], { buffer: to.buffer!, offset: 0 })
     for (let at = 0; at < count;) {
       const start = Math.floor((0.5 + 0.5 * next()) * 0.5 * POOL)
       const part = from.subarray(start, Math.min(POOL, start + count - at))
@@ -40,7 +48,8 @@ export async function randomWeights(
       if (outFeatures % PANEL || inFeatures % 2) throw new Error('random weights: expected whole panels')
       const matrix = device.emptyMatrix(dtype, shape)
       allocated.push(matrix)
-      await fill(matrix, count * outFeatures * inFeatures, pool(dtype, 1 / inFeatures))
+      if (isQuantised(dtype)) await fillGroups(device, matrix, dtype, next)
+      else await fill(matrix, count * outFeatures * inFeatures, pool(dtype, 1 / inFeatures))
       return matrix
     },
     async rows(key, kind, shape) {
@@ -53,6 +62,30 @@ export async function randomWeights(
     },
   }
   return { weights: await buildWeights(device, config, dtype, source, allocated), allocated }
+}
+
+/** Quantised groups: scales that give the weights their variance, and random bits. */
+async function fillGroups(
+  device: Device,
+  matrix: Matrix,
+  dtype: 'int8' | 'int4',
+  next: () => number,
+): Promise<void> {
+  const [levels, weightBytes, scaleShift] = dtype === 'int8' ? [256, 1024, 0] : [16, 512, 1]
+  const groupBytes = 64 + weightBytes
+  const pool = Uint8Array.from({ length: 4096 * groupBytes }, () => 128 + 127 * next())
+  const scale = Math.sqrt(12 / matrix.inFeatures) / levels
+  const bits = (new Uint32Array(Float32Array.of(scale).buffer)[0]! >>> 16) << scaleShift
+  const zeroPoint = dtype === 'int4' ? 8 : 0
+  for (let group = 0; group < pool.length; group += groupBytes) {
+    new Uint16Array(pool.buffer, group, 32).fill((zeroPoint ? bits & 0xfff0 : bits) | zeroPoint)
+  }
+  const flat = new Tensor(device, 'u8', [matrix.bytes], { buffer: matrix.buffer, offset: 0 })
+  for (let at = 0; at < matrix.bytes;) {
+    const part = pool.subarray(0, Math.min(pool.length, matrix.bytes - at))
+    await device.write(flat, part, at)
+    at += part.length
+  }
 }
 
 function randomPool(kind: DType, variance: number, next: () => number): TypedArray {

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, it } from 'vitest'
 import { type Device, devices, type HostResults, openDevice, type Results } from '../../lib/device.ts'
 import type { Program } from '../../lib/program.ts'
-import { tensor, type HostTensor, type Matrix } from '../../lib/tensor.ts'
+import { tensor, type HostTensor, type Matrix, type MatrixDtype } from '../../lib/tensor.ts'
 
 const CPU_ISAS = ['portable', 'avx2', 'avx512', 'avx512_bf16'] as const
 
@@ -13,7 +13,7 @@ export interface OpTest {
   roundsActivations: boolean
   run<R extends Results>(body: (p: Program) => R): Promise<HostResults<R>>
   /** Packs weights on the backend's device. */
-  matrix(from: HostTensor, dtype?: 'f32' | 'bf16'): Promise<Matrix>
+  matrix(from: HostTensor, dtype?: MatrixDtype): Promise<Matrix>
   device(): Device
 }
 

@@ -3,7 +3,7 @@ import { groupedGemm } from '../../lib/ops/grouped_gemm.ts'
 import { linear } from '../../lib/ops/linear.ts'
 import { openDevice } from '../../lib/device.ts'
 import { widenBfloat16 } from '../../lib/checkpoint/safetensors.ts'
-import { type HostTensor, tensor } from '../../lib/tensor.ts'
+import { MATRIX_DTYPES, tensor } from '../../lib/tensor.ts'
 import { groupedGemm as reference } from '../reference/grouped_gemm.ts'
 import { expectError } from '../support/expect_error.ts'
 import {
@@ -12,8 +12,9 @@ import {
   F32_NMSE,
   opFixture,
   opsJson,
+  roundedRows,
   rows,
-  throughBf16,
+  storedWeights,
 } from '../support/op_fixture.ts'
 import { describeOp, f32, i32, nmse, randomTensor } from './describe_op.ts'
 
@@ -34,7 +35,7 @@ const offsetsOf = (counts: readonly number[]): number[] => {
   return offsets
 }
 
-describeOp('grouped_gemm', ({ backend, roundsActivations, run, matrix }) => {
+describeOp('grouped_gemm', ({ backend, run, matrix, device }) => {
   it('multiplies each row with the weights of its expert', async () => {
     const weight = await matrix(f32([1, 0, 0, 1, 2, 0, 0, 3], [2, 2, 2]))
     const out = await run((p) => groupedGemm(p, f32([1, 2, 3, 4, 5, 6], [3, 2]), weight, i32([0, 1, 3])))
@@ -66,9 +67,8 @@ describeOp('grouped_gemm', ({ backend, roundsActivations, run, matrix }) => {
     expectClose(fromBf16.data, get('y_from_bf16').data, { atol })
   })
 
-  for (const dtype of ['f32', 'bf16'] as const) {
+  for (const dtype of MATRIX_DTYPES) {
     // Where activations are rounded to bf16 first, so are the reference's: the products are then exact on both sides.
-    const read = (x: HostTensor) => (dtype === 'bf16' && roundsActivations ? throughBf16(x.data) : x.data)
 
     it.each(SHAPES)(
       `agrees with the reference at rows %j of ${dtype} [%i, %i]`,
@@ -78,8 +78,9 @@ describeOp('grouped_gemm', ({ backend, roundsActivations, run, matrix }) => {
         const weight = randomTensor(2, [counts.length, out, inFeatures])
         const packed = await matrix(weight, dtype)
         const actual = await run((p) => groupedGemm(p, x, packed, i32(offsets)))
-        const stored = dtype === 'bf16' ? throughBf16(weight.data) : weight.data
-        expect(nmse(actual.data, reference(read(x), stored, offsets, inFeatures))).toBeLessThan(F32_NMSE)
+        const stored = await storedWeights(device(), packed, weight)
+        const expected = reference(roundedRows(x, dtype, backend), stored, offsets, inFeatures)
+        expect(nmse(actual.data, expected)).toBeLessThan(F32_NMSE)
       },
     )
 
@@ -101,10 +102,10 @@ describeOp('grouped_gemm', ({ backend, roundsActivations, run, matrix }) => {
         expectSameBits(alone.data, rows(all, row, row + 1).data)
       }
       for (const threads of [1, 3]) {
-        const device = await openDevice('cpu', { isa: backend.replace('cpu ', '') as 'portable', threads })
-        const again = await device.matrix(weight, dtype)
-        expectSameBits((await device.run((p) => groupedGemm(p, x, again, offsets))).data, all.data)
-        await device.dispose()
+        const other = await openDevice('cpu', { isa: backend.replace('cpu ', '') as 'portable', threads })
+        const again = await other.matrix(weight, dtype)
+        expectSameBits((await other.run((p) => groupedGemm(p, x, again, offsets))).data, all.data)
+        await other.dispose()
       }
     })
   }

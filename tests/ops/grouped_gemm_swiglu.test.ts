@@ -2,14 +2,18 @@ import { expect, it } from 'vitest'
 import { groupedGemm } from '../../lib/ops/grouped_gemm.ts'
 import { groupedGemmSwiglu } from '../../lib/ops/grouped_gemm_swiglu.ts'
 import { swiglu } from '../../lib/ops/swiglu.ts'
-import type { HostTensor } from '../../lib/tensor.ts'
+import { type HostTensor, MATRIX_DTYPES, type MatrixDtype } from '../../lib/tensor.ts'
 import { groupedGemmSwiglu as reference } from '../reference/grouped_gemm_swiglu.ts'
 import { expectError } from '../support/expect_error.ts'
-import { expectClose, expectSameBits, F32_NMSE, rows, throughBf16 } from '../support/op_fixture.ts'
+import {
+  expectClose,
+  expectSameBits,
+  F32_NMSE,
+  roundedRows,
+  rows,
+  storedWeights,
+} from '../support/op_fixture.ts'
 import { describeOp, f32, i32, nmse, randomTensor } from './describe_op.ts'
-
-/** Activations rounded to bf16, serving.md 3.1; three of them are multiplied. */
-const BF16_ACTIVATIONS_NMSE = 9e-5
 
 /** Rows of each expert, intermediate_size, in_features. */
 const SHAPES = [
@@ -19,14 +23,15 @@ const SHAPES = [
   [[0, 0, 150, 0], 40, 129],
   [[2, 0, 7, 1, 0, 13, 0, 30], 67, 131],
   [[500, 1, 900, 97], 8, 33],
+  [[5, 0, 130, 1], 64, 70],
   [Array.from({ length: 33 }, (_, e) => (e * 7) % 5), 31, 32],
 ] as const
 
 const offsetsOf = (counts: readonly number[]): number[] =>
   counts.reduce((offsets, count) => [...offsets, offsets.at(-1)! + count], [0])
 
-describeOp('grouped_gemm_swiglu', ({ roundsActivations, run, device }) => {
-  const pack = (weight: HostTensor, dtype: 'f32' | 'bf16' = 'f32') =>
+describeOp('grouped_gemm_swiglu', ({ backend, run, device }) => {
+  const pack = (weight: HostTensor, dtype: MatrixDtype = 'f32') =>
     device().matrix(weight, dtype, { layout: 'gate_up' })
 
   it('multiplies the first part by silu of the second and by the third', async () => {
@@ -41,7 +46,7 @@ describeOp('grouped_gemm_swiglu', ({ roundsActivations, run, device }) => {
     expect([...out.data].slice(1)).toEqual([0, 0])
   })
 
-  for (const dtype of ['f32', 'bf16'] as const) {
+  for (const dtype of MATRIX_DTYPES) {
     it.each(SHAPES)(
       `agrees with the reference at rows %j of ${dtype} 3 x [%i, %i]`,
       async (counts, width, inFeatures) => {
@@ -50,24 +55,27 @@ describeOp('grouped_gemm_swiglu', ({ roundsActivations, run, device }) => {
         const weight = randomTensor(2, [counts.length, 3 * width, inFeatures], 1 / Math.sqrt(inFeatures))
         const packed = await pack(weight, dtype)
         const actual = await run((p) => groupedGemmSwiglu(p, x, packed, i32(offsets)))
-        const stored = dtype === 'bf16' ? throughBf16(weight.data) : weight.data
-        const bound = dtype === 'bf16' && roundsActivations ? BF16_ACTIVATIONS_NMSE : F32_NMSE
-        expect(nmse(actual.data, reference(x.data, stored, offsets, inFeatures))).toBeLessThan(bound)
+        const stored = await storedWeights(device(), packed, weight)
+        const expected = reference(roundedRows(x, dtype, backend), stored, offsets, inFeatures)
+        expect(nmse(actual.data, expected)).toBeLessThan(F32_NMSE)
       },
     )
 
-    it(`has the bits of grouped_gemm and swiglu, whatever the neighbours, ${dtype}`, async () => {
-      const offsets = i32([0, 1, 1, 6, 903, 910])
-      const x = randomTensor(3, [910, 70])
-      const weight = randomTensor(4, [5, 99, 70], 0.1)
-      const [packed, plain] = [await pack(weight, dtype), await device().matrix(weight, dtype)]
-      const all = await run((p) => groupedGemmSwiglu(p, x, packed, offsets))
-      const apart = await run((p) => swiglu(p, groupedGemm(p, x, plain, offsets)))
-      expectSameBits(all.data, apart.data)
-      expectSameBits((await run((p) => groupedGemmSwiglu(p, x, packed, offsets))).data, all.data)
-      const alone = await run((p) => groupedGemmSwiglu(p, rows(x, 77, 78), packed, i32([0, 0, 0, 0, 1, 1])))
-      expectSameBits(alone.data, rows(all, 77, 78).data)
-    })
+    it.each([33, 64])(
+      `has the bits of grouped_gemm and swiglu, whatever the neighbours, ${dtype} 3 x %i`,
+      async (width) => {
+        const offsets = i32([0, 1, 1, 6, 903, 910])
+        const x = randomTensor(3, [910, 70])
+        const weight = randomTensor(4, [5, 3 * width, 70], 0.1)
+        const [packed, plain] = [await pack(weight, dtype), await device().matrix(weight, dtype)]
+        const all = await run((p) => groupedGemmSwiglu(p, x, packed, offsets))
+        const apart = await run((p) => swiglu(p, groupedGemm(p, x, plain, offsets)))
+        expectSameBits(all.data, apart.data)
+        expectSameBits((await run((p) => groupedGemmSwiglu(p, x, packed, offsets))).data, all.data)
+        const alone = await run((p) => groupedGemmSwiglu(p, rows(x, 77, 78), packed, i32([0, 0, 0, 0, 1, 1])))
+        expectSameBits(alone.data, rows(all, 77, 78).data)
+      },
+    )
   }
 
   it.each([
