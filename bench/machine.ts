@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import { availableParallelism, loadavg, totalmem } from 'node:os'
-import { devices } from '../lib/device.ts'
+import { devices } from '#lib/device'
 
 export interface Machine {
   cpu: string

@@ -1,7 +1,10 @@
 // The roofs of this machine, measured in the run they are compared with (native/support/roofline.cpp).
-import { callNative, native } from '../lib/native.ts'
-import { devices } from '../lib/device.ts'
-import type { WeightDtype } from '../lib/model/weights.ts'
+import type { Device } from '#lib/device'
+import { devices } from '#lib/device'
+import type { WeightDtype } from '#lib/model/weights'
+import { callNative, native } from '#lib/native'
+import { measureDeviceRoofs } from './device_roofline.ts'
+import type { Bound } from './report.ts'
 
 export interface Roof {
   /** bytes/s or FLOP/s: median of the slices in which no thread lost its core */
@@ -13,7 +16,7 @@ export interface Roof {
   instructions: string
 }
 
-export type RoofKind = 'read' | 'copy' | 'f32' | 'bf16'
+export type RoofKind = 'read' | 'copy' | 'f32' | 'bf16' | 'int8'
 
 export interface RoofSet {
   threads: number
@@ -25,29 +28,52 @@ export interface RoofSet {
   f32: Roof
   /** FLOP/s; equal to f32, by definition, where the CPU has no bf16 dot product and bf16 is widened to f32 */
   bf16: Roof
+  /** Operations/s of 8-bit dot products; int4 weights are expanded to int8, so it is their roof too */
+  int8: Roof
 }
 
 interface RooflineModule {
   measureRoof(kind: RoofKind, threads: number, seconds: number): Promise<Roof>
 }
 
-export function measureRoof(kind: RoofKind, threads: number, seconds: number): Promise<Roof> {
+function measureCpuRoof(kind: RoofKind, threads: number, seconds: number): Promise<Roof> {
   return callNative(() => (native as unknown as RooflineModule).measureRoof(kind, threads, seconds))
 }
 
-export async function measureRoofs(threads: number, seconds: number): Promise<RoofSet> {
-  const read = await measureRoof('read', threads, seconds)
-  const copy = await measureRoof('copy', threads, seconds / 2)
-  const f32 = await measureRoof('f32', threads, seconds / 2)
+/** All roofs of a device; those of the CPU for a number of threads. */
+export async function measureRoofs(device: Device, threads: number, seconds: number): Promise<RoofSet> {
+  if (!isCpu(device)) return measureDeviceRoofs(device, seconds)
+  const read = await measureCpuRoof('read', threads, seconds)
+  const copy = await measureCpuRoof('copy', threads, seconds / 2)
+  const f32 = await measureCpuRoof('f32', threads, seconds / 2)
   const hasBf16 = devices()[0]?.isas.includes('avx512_bf16')
   const bf16 = hasBf16
-    ? await measureRoof('bf16', threads, seconds / 2)
+    ? await measureCpuRoof('bf16', threads, seconds / 2)
     : { ...f32, instructions: `${f32.instructions}, bf16 widened to f32` }
-  return { threads, read, copy, f32, bf16 }
+  const int8 = await measureCpuRoof('int8', threads, seconds / 2)
+  return { threads, read, copy, f32, bf16, int8 }
 }
 
-export interface Verdict {
-  bound: 'memory' | 'compute'
+/** The bandwidth alone: it drifts with the neighbours of a virtual machine. */
+export async function measureReadRoof(device: Device, threads: number, seconds: number): Promise<Roof> {
+  if (isCpu(device)) return measureCpuRoof('read', threads, seconds)
+  return (await measureDeviceRoofs(device, seconds)).read
+}
+
+export const isCpu = (device: Device): boolean => device.name.startsWith('cpu')
+
+/** The peak that weights of a dtype are multiplied at. */
+export function computeRoof(dtype: WeightDtype): 'f32' | 'bf16' | 'int8' {
+  return dtype === 'f32' || dtype === 'bf16' ? dtype : 'int8'
+}
+
+export interface Work {
+  bytes: number
+  flops: number
+}
+
+export interface Judgement {
+  bound: Bound
   /** bytes/s or FLOP/s */
   roof: number
   /** Microseconds at the roof. */
@@ -57,21 +83,15 @@ export interface Verdict {
 }
 
 /** What should have taken longer, the bytes or the FLOPs, and how close `us` microseconds come to that. */
-export function judge(
-  work: { bytes: number; flops: number },
-  us: number,
-  dtype: WeightDtype,
-  roofs: RoofSet,
-): Verdict {
-  // 16-bit products, of bf16 or of integers, have one peak.
-  const computeRoof = dtype === 'f32' ? roofs.f32 : roofs.bf16
+export function judge(work: Work, us: number, dtype: WeightDtype, roofs: RoofSet): Judgement {
+  const peak = roofs[computeRoof(dtype)].median
   const memoryUs = (work.bytes / roofs.read.median) * 1e6
-  const computeUs = (work.flops / computeRoof.median) * 1e6
+  const computeUs = (work.flops / peak) * 1e6
   const memory = memoryUs >= computeUs
   const idealUs = Math.max(memoryUs, computeUs)
   return {
     bound: memory ? 'memory' : 'compute',
-    roof: memory ? roofs.read.median : computeRoof.median,
+    roof: memory ? roofs.read.median : peak,
     idealUs,
     fraction: idealUs / us,
   }

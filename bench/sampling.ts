@@ -1,36 +1,35 @@
-// How a recording is timed: compiled once, run often, its kernels timed on the device's own thread.
+// How a case is timed: tinybench asks for samples until it has enough, a case says how long one took.
 import { readFileSync } from 'node:fs'
 import { Bench } from 'tinybench'
-import type { Device, Results } from '../lib/device.ts'
-import { add } from '../lib/ops/add.ts'
-import type { Program } from '../lib/program.ts'
-import type { Tensor } from '../lib/tensor.ts'
+import type { Results } from '#lib/compiled_program'
+import type { Device } from '#lib/device'
+import { add } from '#lib/ops/add'
+import type { Program } from '#lib/program'
+import type { Tensor } from '#lib/tensor'
+import { type Sample, summarise, type Timing } from './statistics.ts'
 
-export interface Timing {
-  medianUs: number
-  p10Us: number
-  p90Us: number
+/** How long to sample, and how many at least. */
+export interface Budget {
+  milliseconds: number
   samples: number
-  /** Share of the samples in which no thread of this process was pushed off its core. */
-  undisturbed: number
 }
 
-export interface Sample {
-  us: number
-  /** Involuntary context switches of this process while it was taken. */
-  switches: number
+/** A case made ready: data in place, program recorded, caches as they should be. */
+export interface Sampler {
+  /** Runs once; resolves to microseconds. */
+  sample(): Promise<number>
+  dispose(): void
 }
 
 // Shorter than this, and a sample is mostly the clock.
 const MIN_SAMPLE_US = 20
 const MAX_REPEATS = 64
-const MIN_UNDISTURBED = 7
 
-/** Calls `once` for a while, and takes the duration it returns, in microseconds, for its own. */
-export async function collect(
-  once: () => Promise<number>,
-  budget: { milliseconds: number; samples: number },
-): Promise<Timing> {
+/**
+ * Calls `once` for a while, and takes the duration it returns for its own: kernels are timed on the device's thread,
+ * where the clock of this one sees the hop there and back.
+ */
+export async function collect(once: () => Promise<number>, budget: Budget): Promise<Timing> {
   const samples: Sample[] = []
   const bench = new Bench({
     time: budget.milliseconds,
@@ -49,26 +48,6 @@ export async function collect(
   await once() // touches memory and grows scratch
   await bench.run()
   return summarise(samples.slice(-(bench.tasks[0]?.runs ?? samples.length)))
-}
-
-/** Other work on the machine disturbs some samples; while enough are left, those do not count. */
-export function summarise(samples: readonly Sample[]): Timing {
-  const undisturbed = samples.filter(({ switches }) => switches === 0)
-  const counted = undisturbed.length >= MIN_UNDISTURBED ? undisturbed : samples
-  const sorted = counted.map(({ us }) => us).sort((a, b) => a - b)
-  return {
-    medianUs: quantile(sorted, 0.5),
-    p10Us: quantile(sorted, 0.1),
-    p90Us: quantile(sorted, 0.9),
-    samples: counted.length,
-    undisturbed: undisturbed.length / samples.length,
-  }
-}
-
-export function quantile(sorted: readonly number[], q: number): number {
-  const at = q * (sorted.length - 1)
-  const low = sorted[Math.floor(at)] ?? NaN
-  return low + (at - Math.floor(at)) * ((sorted[Math.ceil(at)] ?? NaN) - low)
 }
 
 /** Fills the caches with something else: what a decode step finds of an op's weights. */
@@ -105,12 +84,11 @@ function lastCacheBytes(): number {
  * Kernel time of what `record` records, without the hop to the device's thread and back: repeated inside one program,
  * as ops follow each other in a step, until a sample is long enough; with an evictor, from cold caches each time.
  */
-export async function timeRecording(
+export async function recordingSampler(
   device: Device,
   record: (p: Program) => unknown,
   evictor: Evictor | null,
-  budget: { milliseconds: number; samples: number },
-): Promise<Timing> {
+): Promise<Sampler> {
   const compile = (repeats: number) =>
     device.compile((p): Results => {
       for (let i = 0; i < repeats; i++) {
@@ -131,7 +109,8 @@ export async function timeRecording(
   const estimate = Math.max(0.05, Math.min(await timed(single), await timed(single)))
   const repeats = Math.min(MAX_REPEATS, Math.ceil(MIN_SAMPLE_US / estimate))
   const program = repeats === 1 ? single : compile(repeats)
-  const timing = await collect(async () => (await timed(program)) / repeats, budget)
-  for (const used of new Set([single, program])) used.dispose()
-  return timing
+  return {
+    sample: async () => (await timed(program)) / repeats,
+    dispose: () => new Set([single, program]).forEach((used) => used.dispose()),
+  }
 }

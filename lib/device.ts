@@ -1,6 +1,7 @@
 // A device as TypeScript sees it: memory, and programs that run on its thread. The event loop never computes.
 import { CompiledProgram, type HostResults, type Results, type RunOptions } from './compiled_program.ts'
 import { OpenMoeError } from './errors.ts'
+import { type DeviceOptions, openBackend } from './backends.ts'
 import {
   callNative,
   native,
@@ -12,6 +13,7 @@ import {
 import { Program, type RecordingDevice } from './program.ts'
 import {
   bytesPerElement,
+  DTYPES,
   type DType,
   dtypeIndex,
   type HostTensor,
@@ -26,13 +28,7 @@ import {
   type TypedArray,
 } from './tensor.ts'
 
-export interface DeviceOptions {
-  /** Compute threads; default: the physical cores this process may use. */
-  threads?: number
-  /** Instruction set of the CPU backend; default: OPENMOE_ISA, else the best this CPU has. */
-  isa?: 'portable' | 'avx2' | 'avx512' | 'avx512_bf16'
-}
-
+export { type DeviceInfo, type DeviceOptions, devices } from './backends.ts'
 export {
   CompiledProgram,
   type HostResults,
@@ -43,7 +39,7 @@ export {
 
 export class Device implements RecordingDevice {
   readonly name: string
-  readonly panelDtype: DType | null = null
+  readonly panelDtype: DType | null
   private nativeHandle: NativeDevice | null
   private closing: Promise<void> | null = null
 
@@ -51,6 +47,8 @@ export class Device implements RecordingDevice {
   constructor(name: string, handle: NativeDevice) {
     this.name = name
     this.nativeHandle = handle
+    const panels = DTYPES[callNative(() => native.panelDtype(handle))] ?? 'f32'
+    this.panelDtype = panels === 'f32' ? null : panels
   }
 
   get handle(): NativeDevice {
@@ -104,6 +102,11 @@ export class Device implements RecordingDevice {
     return { dtype: tensor.dtype, shape: tensor.shape, data }
   }
 
+  /** Of a GPU: bytes allocated here, and free and total on all of it. Zeros on the CPU. */
+  memory(): { allocatedBytes: number; freeBytes: number; totalBytes: number } {
+    return callNative(() => native.deviceMemory(this.handle))
+  }
+
   /** Bytes a packed matrix takes on this device. */
   matrixBytes(dtype: MatrixDtype, shape: MatrixShape): number {
     return callNative(() => native.matrixBytes(this.handle, nativeShape(dtype, shape)))
@@ -120,10 +123,13 @@ export class Device implements RecordingDevice {
     return new Matrix(this, dtype, shape, { buffer, bytes })
   }
 
-  /** Packs f32 weights [outFeatures, inFeatures] or [count, outFeatures, inFeatures]. */
+  /**
+   * Packs f32 weights [outFeatures, inFeatures] or [count, outFeatures, inFeatures]. A GPU holds bf16, which is its
+   * default; that of the CPU is f32.
+   */
   async matrix(
     from: HostTensor,
-    dtype: MatrixDtype = 'f32',
+    dtype: MatrixDtype = this.panelDtype ? 'bf16' : 'f32',
     options: { layout?: MatrixLayout } = {},
   ): Promise<Matrix> {
     const [inFeatures = 0, outFeatures = 0, count = 1] = [...from.shape].reverse()
@@ -179,41 +185,12 @@ export class Device implements RecordingDevice {
 }
 
 /**
- * Opens a device. `'auto'` is a GPU when one can be used, else the CPU; this build has the CPU backend only.
+ * Opens a device: 'auto' (a GPU when one can be used, else the CPU), 'cpu', 'cuda' or 'cuda:N'.
  * @throws OpenMoeError ERR_OPENMOE_DEVICE_UNAVAILABLE when the device or instruction set is not there
  */
-// Async, because opening a GPU will take time.
-// eslint-disable-next-line @typescript-eslint/require-await
 export async function openDevice(name: string = 'auto', options: DeviceOptions = {}): Promise<Device> {
-  if (name !== 'auto' && name !== 'cpu') {
-    const cuda = /^cuda(:\d+)?$/.test(name)
-    throw new OpenMoeError(
-      cuda ? 'ERR_OPENMOE_DEVICE_UNAVAILABLE' : 'ERR_OPENMOE_INVALID_ARG',
-      cuda
-        ? `${name}: this build has no CUDA backend. Pass { device: 'cpu' }, or 'auto'.`
-        : `device: '${name}' is unknown. Use 'auto', 'cpu' or 'cuda'.`,
-    )
-  }
-  const isa = options.isa ?? process.env.OPENMOE_ISA
-  return new Device(
-    'cpu',
-    callNative(() => native.openCpu(options.threads ?? 0, isa)),
-  )
-}
-
-export interface DeviceInfo {
-  name: string
-  /** e.g. the CPU's model name */
-  description: string
-  /** Instruction sets this CPU can run, worst first. */
-  isas: string[]
-  defaultThreads: number
-}
-
-/** The devices this process can open. */
-export function devices(): DeviceInfo[] {
-  const cpu = callNative(() => native.cpuInfo())
-  return [{ name: 'cpu', description: cpu.modelName, isas: cpu.isas, defaultThreads: cpu.defaultThreads }]
+  const backend = await openBackend(name, options)
+  return new Device(backend.name, backend.handle)
 }
 
 function nativeShape(dtype: MatrixDtype, shape: MatrixShape): NativeMatrixShape {

@@ -3,6 +3,8 @@ export type ErrorCode =
   | 'ERR_OPENMOE_INVALID_ARG' // an option, argument or shape is wrong
   | 'ERR_OPENMOE_NATIVE_NOT_FOUND' // the addon is not built for this platform
   | 'ERR_OPENMOE_DEVICE_UNAVAILABLE' // the device asked for is not there
+  | 'ERR_OPENMOE_DEVICE_LOST' // a GPU failed while it ran; what it held is gone
+  | 'ERR_OPENMOE_UNSUPPORTED' // the device has no kernel for this yet
   | 'ERR_OPENMOE_OUT_OF_MEMORY' // weights, cache or a run do not fit
   | 'ERR_OPENMOE_DISPOSED' // used after dispose()
   | 'ERR_OPENMOE_ABORTED' // an AbortSignal without a reason of its own

@@ -46,10 +46,30 @@ export interface NativeMatrixTarget extends NativeMatrixShape {
   rowOffset: number
 }
 
+/** What a GPU module found (native/gpu/runtime.h). Versions as CUDA writes them: 13000 is 13.0. */
+export interface NativeGpuReport {
+  isBuilt: boolean
+  /** Why no device can be used; empty when one can. */
+  problem: string
+  devices: {
+    description: string
+    capability: number
+    numSms: number
+    totalBytes: number
+    freeBytes: number
+    driver: number
+    runtime: number
+  }[]
+}
+
 interface NativeDeviceModule {
   ops(): { name: string; fields: OpField[] }[]
   cpuInfo(): { modelName: string; defaultThreads: number; isas: string[] }
   openCpu(threads: number, isa?: string): NativeDevice
+  openGpu(module: string, index: number, batchInvariant: boolean, seed: number): Promise<NativeDevice>
+  describeGpus(module: string): NativeGpuReport
+  deviceMemory(device: NativeDevice): { allocatedBytes: number; freeBytes: number; totalBytes: number }
+  panelDtype(device: NativeDevice): number
   closeDevice(device: NativeDevice): Promise<void>
   allocate(device: NativeDevice, bytes: number): NativeBuffer
   freeBuffer(device: NativeDevice, buffer: NativeBuffer): void

@@ -89,24 +89,25 @@ describeOp('${op}', ({ run }) => {
   })
 })
 `,
-  [`bench/ops/${op}.bench.ts`]: `import type { Device } from '../../lib/device.ts'
-import { ${camel} } from '../../lib/ops/${op}.ts'
-import { randomTensor } from '../../tests/ops/describe_op.ts'
-import type { BenchShape } from '../shapes.ts'
+  [`bench/ops/${op}.bench.ts`]: `import { ${camel} } from '#lib/ops/${op}'
+import type { OpBench } from '../ops.ts'
+import { randomOn } from './random.ts'
 
-export async function cases(device: Device, shape: BenchShape) {
-  return Promise.all(
-    [1, 512].map(async (numTokens) => {
-      const x = await device.upload(randomTensor(1, [numTokens, shape.hiddenSize]))
-      return {
-        name: \`${op} t=\${numTokens}\`,
-        record: (p: Parameters<typeof ${camel}>[0]) => ${camel}(p, x),
-        bytes: 2 * 4 * numTokens * shape.hiddenSize,
-        flops: 0,
-        bound: 'memory' as const,
-      }
-    }),
-  )
+export const bench: OpBench = {
+  async cases(device, { hiddenSize, tokens: counts }) {
+    return Promise.all(
+      counts.map(async (tokens) => {
+        const x = await randomOn(device, 'f32', [tokens, hiddenSize])
+        return {
+          name: \`t=\${tokens}\`,
+          record: (p) => ${camel}(p, x),
+          bytes: 2 * tokens * hiddenSize * 4,
+          flops: 0,
+          bound: 'memory',
+        }
+      }),
+    )
+  },
 }
 `,
 }

@@ -16,7 +16,7 @@ const PARTS: { name: string; files: RegExp; mayImport: string[] }[] = [
   { name: 'program', files: /^program\.ts$/, mayImport: ['errors', 'native', 'tensor'] },
   {
     name: 'device',
-    files: /^(device|compiled_program)\.ts$/,
+    files: /^(device|compiled_program|backends)\.ts$/,
     mayImport: ['errors', 'native', 'tensor', 'program'],
   },
   { name: 'ops', files: /^ops\//, mayImport: ['errors', 'tensor', 'program'] },
@@ -169,6 +169,17 @@ describe('files', () => {
       .filter((file) => !(file in LONG_FILES))
     expect(long).toEqual([])
     for (const file of Object.keys(LONG_FILES)) expect(existsSync(join(ROOT, file)), file).toBe(true)
+  })
+})
+
+describe('bench/', () => {
+  it('reaches the library as #lib/..., which is its sources here and dist/ in an installed package', () => {
+    const relative = filesOf('bench', /\.ts$/).flatMap((from) =>
+      importsOf(from)
+        .filter((to) => to.startsWith('lib/') || to.startsWith('tests/'))
+        .map((to) => `${from} -> ${to}`),
+    )
+    expect(relative).toEqual([])
   })
 })
 

@@ -1,8 +1,8 @@
-import type { CompiledProgram, Device, Results, RunOptions } from '../../lib/device.ts'
-import type { Program } from '../../lib/program.ts'
-import type { BenchContext, WeightDtype, Work } from '../context.ts'
+import type { CompiledProgram, Device, Results, RunOptions } from '#lib/device'
+import type { Program } from '#lib/program'
 import type { Breakdown } from '../report.ts'
-import { judge } from '../roofline.ts'
+import { judge, type RoofSet, type Work } from '../roofline.ts'
+import type { TypedShape } from '../shapes.ts'
 
 export type Profile = { label: string; microseconds: number }[]
 
@@ -33,10 +33,10 @@ export interface ProfiledStep {
 
 /** Time per part of the network, summed over the layers. Of one step, the fastest, so that the parts add up to it. */
 export function breakDown(
-  context: BenchContext,
   name: string,
-  dtype: WeightDtype,
+  { name: shape, dtype }: TypedShape,
   steps: readonly ProfiledStep[],
+  roofs: RoofSet,
 ): Breakdown {
   const { wallUs, profile, work } = steps.reduce((best, step) => (step.wallUs < best.wallUs ? step : best))
   const parts = new Map<string, { records: number; us: number }>()
@@ -49,13 +49,13 @@ export function breakDown(
   parts.set('(host: record, hop, copies)', { records: 1, us: wallUs - kernels })
   return {
     name,
-    shape: context.shape,
+    shape,
     dtype,
     wallUs,
     parts: [...parts]
       .map(([part, { records, us }]) => {
         const needed = work.get(part)
-        const idealUs = needed ? judge(needed, us, dtype, context.roofs).idealUs : 0
+        const idealUs = needed ? judge(needed, us, dtype, roofs).idealUs : 0
         return { part, records, us, idealUs, fraction: idealUs / us }
       })
       .sort((a, b) => b.us - a.us),

@@ -1,133 +1,169 @@
 // A whole model with random weights, through the runner the engine uses: tokens per second, and where a step's time goes.
-import { KvCache, PAGE_TOKENS } from '../../lib/model/kv_cache.ts'
-import {
-  ModelRunner,
-  type SamplingInputs,
-  type SequenceStep,
-  type StepResult,
-} from '../../lib/model/runner.ts'
-import { sampleFloats, sampleInts, writeSampleRow } from '../../lib/ops/sample.ts'
-import { floatDtype } from '../../lib/model/weights.ts'
-import type { BenchContext, WeightDtype } from '../context.ts'
-import { breakdownLines, rowLine } from '../report.ts'
-import { collect } from '../sampling.ts'
+import type { OpenMoeConfig } from '#lib/model/config'
+import { KvCache, PAGE_TOKENS } from '#lib/model/kv_cache'
+import { ModelRunner, type SamplingInputs, type SequenceStep, type StepResult } from '#lib/model/runner'
+import type { ModelWeights } from '#lib/model/weights'
+import { sampleFloats, sampleInts, writeSampleRow } from '#lib/ops/sample'
+import type { BenchCase, Group, Lab, OpenGroup } from '../cases.ts'
+import { rowDtype } from '../ops/random.ts'
+import { uniform } from '../ops/random_matrix.ts'
+import type { Breakdown } from '../report.ts'
+import type { RoofSet, Work } from '../roofline.ts'
+import type { Sampler } from '../sampling.ts'
+import type { TypedShape } from '../shapes.ts'
 import { breakDown, type Profile, type ProfiledStep, profiling } from './breakdown.ts'
 import { syntheticConfig } from './config.ts'
-import { randomWeights, uniform } from './random_weights.ts'
+import { randomWeights } from './random_weights.ts'
 import { stepWork, totalWork } from './work.ts'
 
-const CONTEXT = 128
-const DECODE_BATCHES = [1, 8]
-const PREFILL_TOKENS = [128, 512]
-
-interface Case {
+/** New tokens of each sequence, and where they begin. */
+interface Step {
   name: string
-  /** New tokens of each sequence. */
   tokens: number
   sequences: number
   position: number
 }
 
-const CASES: readonly Case[] = [
-  ...DECODE_BATCHES.map((b) => ({ name: `model.decode b=${b}`, tokens: 1, sequences: b, position: CONTEXT })),
-  ...PREFILL_TOKENS.map((t) => ({ name: `model.prefill t=${t}`, tokens: t, sequences: 1, position: 0 })),
-]
+export const modelGroup: Group = { name: 'model', open: openModel }
 
-export const modelCases = CASES.map(({ name }) => name)
-
-export async function benchModel(context: BenchContext, dtype: WeightDtype): Promise<void> {
-  const { device } = context
-  const config = syntheticConfig(context.shape)
-  const started = performance.now()
-  const { weights, allocated } = await randomWeights(device, config, dtype)
-  const seconds = ((performance.now() - started) / 1000).toFixed(1)
-  context.progress(
-    `model ${context.shape} ${dtype}: ${(weights.tensors.reduce((sum, tensor) => sum + tensor.bytes, 0) / 1e9).toFixed(2)} GB of weights in ${seconds} s`,
-  )
-  const longest = Math.max(CONTEXT + 1, ...PREFILL_TOKENS)
-  const cache = new KvCache(device, {
-    numLayers: config.numHiddenLayers,
-    numKvHeads: config.numKeyValueHeads,
-    headDim: config.headDim,
-    dtype: floatDtype(dtype),
-    numPages: Math.max(...DECODE_BATCHES) * Math.ceil(longest / PAGE_TOKENS),
-  })
-  const profiles: Profile[] = []
-  const runners = {
-    plain: new ModelRunner(device, config, weights, cache),
-    profiled: new ModelRunner(profiling(device, profiles), config, weights, cache),
-  }
-  const next = uniform(7)
-  const randomIds = (count: number): Int32Array =>
-    Int32Array.from({ length: count }, () => Math.floor((0.5 + 0.5 * next()) * config.vocabSize))
-  const pagesOf = Array.from({ length: Math.max(...DECODE_BATCHES) }, () => cache.reserve(longest)!)
-
-  const steps = (c: Case): SequenceStep[] =>
-    Array.from({ length: c.sequences }, (_, s) => ({
-      ids: randomIds(c.tokens), // other experts each time
-      position: c.position,
-      pages: pagesOf[s]!,
-      logitRows: [c.tokens - 1],
-    }))
-  const step = (runner: ModelRunner, c: Case): Promise<StepResult> =>
-    runner.step(steps(c), {
-      expertCapacity: 'dropless',
-      taps: ['moe.*.topk_index'],
-      sampling: greedy(c.sequences, config.vocabSize),
-    })
-  const workOf = ({ taps }: StepResult, c: Case) => {
-    const sequences = Array.from({ length: c.sequences }, () => ({ tokens: c.tokens, position: c.position }))
-    return stepWork(config, weights, dtype, { sequences, logitRows: c.sequences }, taps)
-  }
-
-  for (const c of CASES) {
-    if (!context.wants(c.name)) continue
-    // What decode finds in the cache.
-    if (c.position > 0) await step(runners.plain, { ...c, tokens: c.position, position: 0 })
-    await context.refreshReadRoof(`before ${c.name} ${dtype}`)
-    const work = { bytes: 0, flops: 0, steps: 0 }
-    const timing = await collect(
-      async () => {
-        const start = performance.now()
-        const result = await step(runners.plain, c)
-        const us = (performance.now() - start) * 1000
-        const { bytes, flops } = totalWork(workOf(result, c))
-        work.bytes += bytes
-        work.flops += flops
-        work.steps++
-        return us
-      },
-      context.quick ? { milliseconds: 200, samples: 5 } : { milliseconds: 3000, samples: 9 },
-    )
-    // How many experts a step touches varies with its tokens: the mean over all steps.
-    const mean = { bytes: Math.round(work.bytes / work.steps), flops: Math.round(work.flops / work.steps) }
-    const tokensPerSecond = (c.sequences * c.tokens * 1e6) / timing.medianUs
-    const row = context.row(c.name, dtype, mean, timing, { tokensPerSecond })
-    context.rows.push(row)
-    console.log(rowLine(row))
-
-    const profiled: ProfiledStep[] = []
-    for (let i = 0; i < (context.quick ? 3 : 9); i++) {
-      profiles.length = 0
-      const start = performance.now()
-      const result = await step(runners.profiled, c)
-      const wallUs = (performance.now() - start) * 1000
-      profiled.push({ wallUs, profile: profiles[0]!, work: workOf(result, c) })
-    }
-    const breakdown = breakDown(context, c.name, dtype, profiled)
-    context.breakdowns.push(breakdown)
-    console.log(breakdownLines(breakdown))
-  }
-  for (const runner of Object.values(runners)) runner.dispose()
-  cache.dispose()
-  for (const tensor of allocated) device.free(tensor)
+function stepsOf({ batches, prompts, context }: TypedShape): Step[] {
+  return [
+    ...batches.map((b) => ({ name: `model.decode b=${b}`, tokens: 1, sequences: b, position: context })),
+    ...prompts.map((t) => ({ name: `model.prefill t=${t}`, tokens: t, sequences: 1, position: 0 })),
+  ]
 }
 
-function greedy(rows: number, vocabLimit: number): SamplingInputs {
+async function openModel(lab: Lab, shape: TypedShape): Promise<OpenGroup> {
+  if (shape.layers === 0) return { cases: [], close: () => undefined }
+  const bench = new ModelBench(
+    lab,
+    shape,
+    await randomWeights(lab.device, syntheticConfig(shape), shape.dtype),
+  )
+  return { cases: stepsOf(shape).map((step) => bench.caseOf(step)), close: () => bench.close() }
+}
+
+class ModelBench {
+  private readonly lab: Lab
+  private readonly shape: TypedShape
+  private readonly config: OpenMoeConfig
+  private readonly weights: ModelWeights
+  private readonly cache: KvCache
+  private readonly pages: Int32Array[]
+  private readonly profiles: Profile[] = []
+  private readonly runner: ModelRunner
+  private readonly profiled: ModelRunner
+  private readonly next = uniform(7)
+
+  constructor(lab: Lab, shape: TypedShape, weights: ModelWeights) {
+    const { device } = lab
+    this.lab = lab
+    this.shape = shape
+    this.weights = weights
+    this.config = syntheticConfig(shape)
+    const sequences = Math.max(1, ...shape.batches)
+    const longest = Math.max(shape.context + 1, ...shape.prompts)
+    this.cache = new KvCache(device, {
+      numLayers: shape.layers,
+      numKvHeads: shape.numKvHeads,
+      headDim: shape.headDim,
+      dtype: rowDtype(shape.dtype),
+      numPages: sequences * Math.ceil((shape.context + 1) / PAGE_TOKENS) + Math.ceil(longest / PAGE_TOKENS),
+    })
+    this.pages = [longest, ...Array.from({ length: sequences - 1 }, () => shape.context + 1)].map((length) =>
+      this.cache.reserve(length)!,
+    )
+    this.runner = new ModelRunner(device, this.config, weights, this.cache)
+    this.profiled = new ModelRunner(profiling(device, this.profiles), this.config, weights, this.cache)
+  }
+
+  close(): void {
+    this.runner.dispose()
+    this.profiled.dispose()
+    this.cache.dispose()
+    for (const tensor of this.weights.tensors) this.lab.device.free(tensor)
+  }
+
+  caseOf(step: Step): BenchCase {
+    const sum = { bytes: 0, flops: 0, steps: 0 }
+    const sample = async (): Promise<number> => {
+      const start = performance.now()
+      const result = await this.step(this.runner, step)
+      const us = (performance.now() - start) * 1000
+      const { bytes, flops } = totalWork(this.workOf(result, step))
+      sum.bytes += bytes
+      sum.flops += flops
+      sum.steps++
+      return us
+    }
+    return {
+      name: step.name,
+      tokens: step.sequences * step.tokens,
+      // How many experts a step touches varies with its tokens: the mean over all steps.
+      work: (): Work => ({
+        bytes: Math.round(sum.bytes / sum.steps),
+        flops: Math.round(sum.flops / sum.steps),
+      }),
+      prepare: async (): Promise<Sampler> => {
+        await this.fillCache(step)
+        return { sample, dispose: () => undefined }
+      },
+      breakDown: (roofs) => this.breakDown(step, roofs),
+    }
+  }
+
+  /** What a decode step finds in the cache: a prompt of each sequence. */
+  private async fillCache({ position, sequences }: Step): Promise<void> {
+    if (position === 0) return
+    for (let s = 0; s < sequences; s++) {
+      const prompt = { ids: this.randomIds(position), position: 0, pages: this.pages[s]!, logitRows: [] }
+      await this.runner.step([prompt], { expertCapacity: 'dropless' })
+    }
+  }
+
+  private step(runner: ModelRunner, step: Step): Promise<StepResult> {
+    const sequences: SequenceStep[] = Array.from({ length: step.sequences }, (_, s) => ({
+      ids: this.randomIds(step.tokens), // other experts each time
+      position: step.position,
+      pages: this.pages[s]!,
+      logitRows: [step.tokens - 1],
+    }))
+    return runner.step(sequences, {
+      expertCapacity: 'dropless',
+      taps: ['moe.*.topk_index'],
+      sampling: greedy(step.sequences, this.config.vocabSize),
+    })
+  }
+
+  private workOf({ taps }: StepResult, step: Step): Map<string, Work> {
+    const { sequences: count, tokens, position } = step
+    const sequences = Array.from({ length: count }, () => ({ tokens, position }))
+    return stepWork(this.config, this.weights, this.shape.dtype, { sequences, logitRows: count }, taps)
+  }
+
+  private async breakDown(step: Step, roofs: RoofSet): Promise<Breakdown> {
+    const steps: ProfiledStep[] = []
+    for (let i = 0; i < (this.lab.quick ? 3 : 9); i++) {
+      this.profiles.length = 0
+      const start = performance.now()
+      const result = await this.step(this.profiled, step)
+      const wallUs = (performance.now() - start) * 1000
+      steps.push({ wallUs, profile: this.profiles[0]!, work: this.workOf(result, step) })
+    }
+    return breakDown(step.name, this.shape, steps, roofs)
+  }
+
+  private randomIds(count: number): Int32Array {
+    return Int32Array.from({ length: count }, () =>
+      Math.floor((0.5 + 0.5 * this.next()) * this.config.vocabSize),
+    )
+  }
+}
+
+/** Sampling inputs that take the most likely token of every row. */
+export function greedy(rows: number, vocabLimit: number): SamplingInputs {
   const floats = new Float32Array(rows * sampleFloats.count)
   const ints = new Int32Array(rows * sampleInts.count)
-  for (let row = 0; row < rows; row++) {
-    writeSampleRow(floats, ints, row, { temperature: 0 })
-  }
+  for (let row = 0; row < rows; row++) writeSampleRow(floats, ints, row, { temperature: 0 })
   return { floats, ints, vocabLimit, numTop: 0 }
 }

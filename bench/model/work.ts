@@ -1,11 +1,11 @@
 // What a step has to read and compute, exactly: every weight it needs once, for the experts its tokens were sent to.
-import { isMoeLayer, type OpenMoeConfig } from '../../lib/model/config.ts'
-import { kvBytesPerToken } from '../../lib/model/kv_cache.ts'
-import type { MlpWeights } from '../../lib/layers/dense_mlp.ts'
-import type { ModelWeights } from '../../lib/model/weights.ts'
-import { floatDtype } from '../../lib/model/weights.ts'
-import type { HostTensor, Matrix } from '../../lib/tensor.ts'
-import type { WeightDtype, Work } from '../context.ts'
+import { isMoeLayer, type OpenMoeConfig } from '#lib/model/config'
+import { kvBytesPerToken } from '#lib/model/kv_cache'
+import type { MlpWeights } from '#lib/layers/dense_mlp'
+import type { ModelWeights, WeightDtype } from '#lib/model/weights'
+import type { HostTensor, Matrix } from '#lib/tensor'
+import { rowDtype } from '../ops/random.ts'
+import type { Work } from '../roofline.ts'
 
 export interface StepShape {
   /** New tokens of each sequence, and the positions before them. */
@@ -43,7 +43,7 @@ export function stepWork(
   )
   const cached = step.sequences.reduce((sum, s) => sum + s.position + s.tokens, 0)
   const { numAttentionHeads, numKeyValueHeads: numKvHeads, headDim, topK } = config
-  const kvBytes = kvBytesPerToken({ numLayers: 1, numKvHeads, headDim, dtype: floatDtype(dtype) })
+  const kvBytes = kvBytesPerToken({ numLayers: 1, numKvHeads, headDim, dtype: rowDtype(dtype) })
   weights.layers.forEach((layer, i) => {
     for (const matrix of Object.values(layer.attention)) multiply('attention.linear', matrix, tokens)
     spend('attention.attention', cached * kvBytes, 4 * seen * numAttentionHeads * headDim)

@@ -1,16 +1,17 @@
-import { embedding } from '../../lib/ops/embedding.ts'
-import type { OpBench } from '../shapes.ts'
-import { i32, randomOn, TOKENS } from './random.ts'
+import { embedding } from '#lib/ops/embedding'
+import { bytesPerElement } from '#lib/tensor'
+import type { OpBench } from '../ops.ts'
+import { i32, randomOn, rowDtype } from './random.ts'
 
 export const bench: OpBench = {
-  async cases(device, { vocabSize, hiddenSize, dtype }) {
-    const table = await randomOn(device, dtype, [vocabSize, hiddenSize])
-    return TOKENS.map(({ name, tokens }) => {
+  async cases(device, { vocabSize, hiddenSize, dtype, tokens: counts }) {
+    const table = await randomOn(device, rowDtype(dtype), [vocabSize, hiddenSize])
+    return counts.map((tokens) => {
       const ids = i32(Array.from({ length: tokens }, (_, t) => (t * 7919) % vocabSize))
       return {
-        name,
+        name: `t=${tokens}`,
         record: (p) => embedding(p, table, ids),
-        bytes: tokens * hiddenSize * ((dtype === 'f32' ? 4 : 2) + 4),
+        bytes: tokens * hiddenSize * (bytesPerElement(rowDtype(dtype)) + 4),
         flops: 0,
         bound: 'memory',
       }

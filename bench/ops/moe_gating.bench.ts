@@ -1,14 +1,14 @@
-import { moeGating } from '../../lib/ops/moe_gating.ts'
-import type { OpBench } from '../shapes.ts'
-import { randomOn, TOKENS } from './random.ts'
+import { moeGating } from '#lib/ops/moe_gating'
+import type { OpBench } from '../ops.ts'
+import { randomOn } from './random.ts'
 
 export const bench: OpBench = {
-  cases(device, { numExperts }) {
+  cases(device, { numExperts, tokens: counts }) {
     return Promise.all(
-      TOKENS.map(async ({ name, tokens }) => {
+      counts.map(async (tokens) => {
         const logits = await randomOn(device, 'f32', [tokens, numExperts])
         return {
-          name,
+          name: `t=${tokens}`,
           record: (p) => moeGating(p, logits).expertWeights,
           bytes: tokens * (numExperts * 4 + 16),
           flops: tokens * numExperts * 18, // an exponential

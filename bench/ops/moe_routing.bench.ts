@@ -1,16 +1,16 @@
-import { moeRouting } from '../../lib/ops/moe_routing.ts'
-import type { OpBench } from '../shapes.ts'
-import { i32, TOKENS } from './random.ts'
+import { moeRouting } from '#lib/ops/moe_routing'
+import type { OpBench } from '../ops.ts'
+import { i32 } from './random.ts'
 
 export const bench: OpBench = {
-  cases(_, { numExperts }) {
+  cases(_, { numExperts, tokens: counts }) {
     return Promise.resolve(
-      TOKENS.map(({ name, tokens }) => {
+      counts.map((tokens) => {
         const options = { numExperts, groupOffsets: i32([0, tokens]), capacity: i32([-1]) }
         const choices = Array.from({ length: 2 * tokens }, () => Math.floor(numExperts * Math.random()))
         const ids = i32(choices, [tokens, 2])
         return {
-          name,
+          name: `t=${tokens}`,
           record: (p) => moeRouting(p, ids, options).rowIdMap,
           bytes: tokens * 2 * 12,
           flops: 0,

@@ -1,19 +1,24 @@
 // Data for benches: cheap, and never zero, denormal or constant.
-import type { DType, HostTensor, Tensor } from '../../lib/tensor.ts'
-import { newTypedArray, numElements } from '../../lib/tensor.ts'
-import type { Device } from '../../lib/device.ts'
-import type { BatchLayout, KvPages } from '../../lib/ops/kv_append.ts'
-import type { BenchShape } from '../shapes.ts'
+import type { Device } from '#lib/device'
+import type { WeightDtype } from '#lib/model/weights'
+import type { BatchLayout, KvPages } from '#lib/ops/kv_append'
+import type { DType, HostTensor, Tensor } from '#lib/tensor'
+import { newTypedArray, numElements } from '#lib/tensor'
+import type { TypedShape } from '../shapes.ts'
+
+const DISTINCT = 1 << 20 // numbers made at random; larger tensors repeat them, which no kernel notices
 
 /** f32 in [-0.5, 0.5), or bf16 bits of magnitude 2^-8 .. 0.5. */
 export function randomHost(dtype: 'f32' | 'bf16', shape: readonly number[]): HostTensor {
   const data = newTypedArray(dtype, numElements(shape))
-  for (let i = 0; i < data.length; i++) {
+  const distinct = Math.min(DISTINCT, data.length)
+  for (let i = 0; i < distinct; i++) {
     data[i] =
       dtype === 'f32'
         ? Math.random() - 0.5
         : 0x3b80 + ((Math.random() * 0x380) | (Math.random() < 0.5 ? 0x8000 : 0))
   }
+  for (let filled = distinct; filled < data.length; filled *= 2) data.copyWithin(filled, 0, filled)
   return { dtype, shape, data }
 }
 
@@ -26,10 +31,13 @@ export const i32 = (values: readonly number[], shape: readonly number[] = [value
   data: Int32Array.from(values),
 })
 
+/** Embedding tables and KV pages stay bf16 where matrices are narrower. */
+export const rowDtype = (dtype: WeightDtype): 'f32' | 'bf16' => (dtype === 'f32' ? 'f32' : 'bf16')
+
 /** `numSeqs` sequences with `rows` new rows each, ending at position `length`, their pages interleaved as in service. */
 export async function pagedBatch(
   device: Device,
-  { numKvHeads, headDim, dtype }: BenchShape,
+  { numKvHeads, headDim, dtype }: TypedShape,
   { numSeqs, rows, length }: { numSeqs: number; rows: number; length: number },
 ): Promise<{ cache: KvPages; batch: BatchLayout }> {
   const blocks = Math.ceil(length / 32)
@@ -37,10 +45,11 @@ export async function pagedBatch(
     { length: numSeqs * blocks },
     (_, i) => (i % blocks) * numSeqs + Math.floor(i / blocks),
   )
+  const kv = rowDtype(dtype)
   return {
     cache: {
-      kPages: await randomOn(device, dtype, [numSeqs * blocks, numKvHeads, headDim, 32]),
-      vPages: await randomOn(device, dtype, [numSeqs * blocks, numKvHeads, 32, headDim]),
+      kPages: await randomOn(device, kv, [numSeqs * blocks, numKvHeads, headDim, 32]),
+      vPages: await randomOn(device, kv, [numSeqs * blocks, numKvHeads, 32, headDim]),
     },
     batch: {
       blockTable: i32(table, [numSeqs, blocks]),
@@ -50,9 +59,26 @@ export async function pagedBatch(
   }
 }
 
-/** A decode step of one sequence and of eight, and a prompt. */
-export const TOKENS = [
-  { name: 'decode  b=1', tokens: 1 },
-  { name: 'decode  b=8', tokens: 8 },
-  { name: 'prefill t=512', tokens: 512 },
-] as const
+const FULL_CONTEXT = 2048
+
+export interface AttentionCase {
+  name: string
+  numSeqs: number
+  rows: number
+  length: number
+}
+
+/** Decode steps at a full context, and prompts. */
+export function attentionCases({ batches, prompts }: TypedShape): AttentionCase[] {
+  return [
+    ...batches
+      .filter((b) => b <= 16) // beyond, the pages alone are gigabytes
+      .map((b) => ({
+        name: `decode b=${b} at ${FULL_CONTEXT}`,
+        numSeqs: b,
+        rows: 1,
+        length: FULL_CONTEXT,
+      })),
+    ...prompts.map((t) => ({ name: `prefill t=${t}`, numSeqs: 1, rows: t, length: t })),
+  ]
+}

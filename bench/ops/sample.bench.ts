@@ -1,6 +1,6 @@
-import { sample, type SampleParams, writeSampleRow } from '../../lib/ops/sample.ts'
-import { tensor } from '../../lib/tensor.ts'
-import type { OpBench } from '../shapes.ts'
+import { sample, type SampleParams, writeSampleRow } from '#lib/ops/sample'
+import { tensor } from '#lib/tensor'
+import type { OpBench } from '../ops.ts'
 import { randomHost } from './random.ts'
 
 const WAYS: [string, SampleParams][] = [
@@ -20,9 +20,9 @@ function randomLogits(rows: number, vocabSize: number) {
 }
 
 export const bench: OpBench = {
-  cases(device, { vocabSize }) {
+  cases(device, { vocabSize, batches }) {
     return Promise.all(
-      [1, 8].flatMap((rows) =>
+      batches.flatMap((rows) =>
         WAYS.map(async ([way, params]) => {
           const logits = await device.upload(randomLogits(rows, vocabSize))
           const floats = tensor(new Float32Array(6 * rows), [rows, 6])
@@ -34,7 +34,7 @@ export const bench: OpBench = {
             })
           }
           return {
-            name: `decode  b=${rows} ${way}`,
+            name: `b=${rows} ${way}`,
             record: (p) => sample(p, logits, { floats, ints }).token,
             bytes: rows * vocabSize * 4,
             flops: rows * vocabSize * 18, // an exponential

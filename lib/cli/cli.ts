@@ -1,5 +1,6 @@
 import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
+import { addBench } from './commands/bench.ts'
 import { addChat } from './commands/chat.ts'
 import { addConvert } from './commands/convert.ts'
 import { addDoctor } from './commands/doctor.ts'
@@ -27,6 +28,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
   addConvert(program)
   addDoctor(program)
   for (const command of program.commands) command.copyInheritedSettings(program)
+  addBench(program) // last: its --help is its own
   try {
     await program.parseAsync(args, { from: 'user' })
     return 0

@@ -194,7 +194,7 @@ const transposed = (source: MatrixSource): MatrixSource => ({
 })
 
 /** Our key -> the tensor name of the original layout (spec 6.1). */
-function originalName(key: string): string {
+export function originalName(key: string): string {
   if (key === 'lm_head') return 'lm_head.weight'
   const [, layer = '', part = key] = /^(layers\.\d+\.)?(.*)$/.exec(key) ?? []
   return `model.${layer}${ORIGINAL_NAMES[part] ?? `${part}.weight`}`

@@ -30,7 +30,10 @@ export async function loadModel(folder: string, options: LoadModelOptions = {}):
       `maxContext: ${options.maxContext} is more than the model's ${config.maxPositionEmbeddings} positions.`,
     )
   }
-  const device = await openDevice(options.device ?? 'auto', { threads: options.threads, isa: options.isa })
+  const device = await openDevice(modelDevice(options.device), {
+    threads: options.threads,
+    isa: options.isa,
+  })
   try {
     const { onProgress, signal } = options
     const weights = await loadWeights(device, config, parameters, { dtype, onProgress, signal })
@@ -39,6 +42,16 @@ export async function loadModel(folder: string, options: LoadModelOptions = {}):
     await device.dispose()
     throw error
   }
+}
+
+/** A model needs every op, and only those of the MoE layer have CUDA kernels: until then 'auto' is the CPU. */
+function modelDevice(name = 'auto'): string {
+  if (!/^cuda/.test(name)) return name === 'auto' ? 'cpu' : name
+  throw new OpenMoeError(
+    'ERR_OPENMOE_UNSUPPORTED',
+    `device: ${name} cannot run a whole model yet, only the ops of the MoE layer (openmoe/kernels). ` +
+      "Pass { device: 'cpu' } or 'auto'.",
+  )
 }
 
 /** Token ids alone are enough to run a checkpoint, so a missing tokenizer is no error. */

@@ -3,7 +3,6 @@
  * spiece.model alone has its control pieces.
  */
 import { Fields, isObject, kindOf, tokenizerError, type Json } from './json_file.ts'
-import { readAddedToken } from './tokenizer_json.ts'
 
 export interface AddedToken {
   id: number
@@ -77,6 +76,20 @@ function extraIds(config: Fields): number {
   const value = config.object['extra_ids'] ?? 0
   const isCount = typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= MAX_EXTRA_IDS
   return isCount ? value : config.fail('extra_ids', `a number from 0 to ${MAX_EXTRA_IDS}`)
+}
+
+/** One entry of `added_tokens` or of tokenizer_config.json's `added_tokens_decoder`. */
+export function readAddedToken(token: Fields, id: number): AddedToken {
+  if (token.boolean('single_word', false)) token.fail('single_word', 'false')
+  const content = token.string('content')
+  if (content === '') token.fail('content', 'a string that is not empty')
+  return {
+    id,
+    content,
+    special: token.boolean('special', false),
+    lstrip: token.boolean('lstrip', false),
+    rstrip: token.boolean('rstrip', false),
+  }
 }
 
 function readAddedTokensDecoder(config: Fields): AddedToken[] {

@@ -5,7 +5,7 @@
  */
 import { Fields, kindOf, tokenizerError, type JsonObject } from './json_file.ts'
 import { PieceType, type PieceTable } from './native_tokenizer.ts'
-import type { AddedToken } from './special_tokens.ts'
+import { type AddedToken, readAddedToken } from './special_tokens.ts'
 
 export interface TokenizerJson {
   table: PieceTable
@@ -114,20 +114,6 @@ function checkDecoder(part: Fields): void {
 function readAddedTokens(root: Fields): AddedToken[] {
   if (root.object['added_tokens'] === undefined || root.object['added_tokens'] === null) return []
   return root.children('added_tokens').map((token) => readAddedToken(token, token.id('id')))
-}
-
-/** One entry of `added_tokens` or of tokenizer_config.json's `added_tokens_decoder`. */
-export function readAddedToken(token: Fields, id: number): AddedToken {
-  if (token.boolean('single_word', false)) token.fail('single_word', 'false')
-  const content = token.string('content')
-  if (content === '') token.fail('content', 'a string that is not empty')
-  return {
-    id,
-    content,
-    special: token.boolean('special', false),
-    lstrip: token.boolean('lstrip', false),
-    rstrip: token.boolean('rstrip', false),
-  }
 }
 
 type Vocabulary = Pick<PieceTable, 'pieces' | 'scores' | 'types' | 'byteFallback'>

@@ -3,18 +3,11 @@
 #include <cmath>
 #include <cstring>
 
-#include "binding/completions.h"
-#include "binding/handle.h"
 #include "program/program.h"
 #include "support/error.h"
 
 namespace openmoe {
 
-template <>
-struct HandleType<DeviceHandle> {
-  static constexpr napi_type_tag tag = {0x6f70656e6d6f6501, 0x646576696365};
-  static constexpr const char* name = "device";
-};
 template <>
 struct HandleType<Buffer> {
   static constexpr napi_type_tag tag = {0x6f70656e6d6f6502, 0x627566666572};
@@ -27,24 +20,6 @@ struct HandleType<Program> {
 };
 
 namespace {
-
-// Converts our errors; the body is the binding of one function.
-template <class F>
-auto guarded(F body) {
-  return [body](const Napi::CallbackInfo& info) -> Napi::Value {
-    try {
-      return body(info);
-    } catch (const Error& error) {
-      throw to_js_error(info.Env(), error);
-    } catch (const std::bad_alloc&) {
-      throw to_js_error(info.Env(), Error("OUT_OF_MEMORY", "Memory could not be allocated."));
-    } catch (const Napi::Error&) {
-      throw;
-    } catch (const std::exception& error) {  // node-addon-api would let it end the process
-      throw to_js_error(info.Env(), Error("INTERNAL", error.what()));
-    }
-  };
-}
 
 double number(const Napi::Value& value, const char* what, double max = 9007199254740991.0) {
   const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
@@ -126,6 +101,19 @@ Napi::Value open_cpu(const Napi::CallbackInfo& info) {
   options.num_threads = static_cast<int>(number(info[0], "threads", 1024));
   if (info[1].IsString()) options.isa = info[1].As<Napi::String>();
   return make_handle(info.Env(), std::make_shared<DeviceHandle>(info.Env(), make_cpu_device(options)));
+}
+
+Napi::Value device_memory(const Napi::CallbackInfo& info) {
+  const DeviceMemory memory = from_handle<DeviceHandle>(info[0])->device()->memory();
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("allocatedBytes", static_cast<double>(memory.allocated));
+  result.Set("freeBytes", static_cast<double>(memory.free));
+  result.Set("totalBytes", static_cast<double>(memory.total));
+  return result;
+}
+
+Napi::Value panel_dtype(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<int>(from_handle<DeviceHandle>(info[0])->device()->panel_dtype()));
 }
 
 Napi::Value allocate(const Napi::CallbackInfo& info) {
@@ -387,6 +375,8 @@ void init_device(Napi::Env env, Napi::Object exports) {
   add("ops", describe_ops);
   add("cpuInfo", describe_cpu);
   add("openCpu", open_cpu);
+  add("deviceMemory", device_memory);
+  add("panelDtype", panel_dtype);
   add("closeDevice", close);
   add("allocate", allocate);
   add("freeBuffer", free_buffer);

@@ -4,7 +4,9 @@
 
 #include <napi.h>
 
+#include <exception>
 #include <memory>
+#include <new>
 #include <string>
 
 #include "support/error.h"
@@ -47,6 +49,24 @@ inline Napi::Error to_js_error(Napi::Env env, const Error& error) {
   Napi::Error js = Napi::Error::New(env, error.what());
   js.Set("code", std::string("ERR_OPENMOE_") + error.code);
   return js;
+}
+
+// Converts our errors; the body is the binding of one function.
+template <class F>
+auto guarded(F body) {
+  return [body](const Napi::CallbackInfo& info) -> Napi::Value {
+    try {
+      return body(info);
+    } catch (const Error& error) {
+      throw to_js_error(info.Env(), error);
+    } catch (const std::bad_alloc&) {
+      throw to_js_error(info.Env(), Error("OUT_OF_MEMORY", "Memory could not be allocated."));
+    } catch (const Napi::Error&) {
+      throw;
+    } catch (const std::exception& error) {  // node-addon-api would let it end the process
+      throw to_js_error(info.Env(), Error("INTERNAL", error.what()));
+    }
+  };
 }
 
 }  // namespace openmoe

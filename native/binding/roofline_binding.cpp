@@ -10,7 +10,7 @@ namespace openmoe {
 
 namespace {
 
-constexpr const char* kKinds[] = {"read", "copy", "f32", "bf16"};  // in the order of RoofKind
+constexpr const char* kKinds[] = {"read", "copy", "f32", "bf16", "int8"};  // in the order of RoofKind
 
 // On a thread of libuv: it belongs to no device, and its own threads do the work.
 class RoofWorker : public Napi::AsyncWorker {
@@ -47,10 +47,10 @@ Napi::Value measure(const Napi::CallbackInfo& info) {
   const int threads = info[1].ToNumber().Int32Value();
   const double seconds = info[2].ToNumber().DoubleValue();
   int index = 0;
-  while (index < 4 && kind != kKinds[index]) ++index;
-  if (index == 4 || threads < 1 || threads > 1024 || !(seconds > 0 && seconds <= 60))
+  while (index < 5 && kind != kKinds[index]) ++index;
+  if (index == 5 || threads < 1 || threads > 1024 || !(seconds > 0 && seconds <= 60))
     throw to_js_error(info.Env(), Error("INVALID_ARG",
-                                        "measureRoof: expected read, copy, f32 or bf16, 1 to 1024 "
+                                        "measureRoof: expected read, copy, f32, bf16 or int8, 1 to 1024 "
                                         "threads and up to 60 seconds"));
   auto* worker = new RoofWorker(info.Env(), static_cast<RoofKind>(index), threads, seconds);  // deletes itself
   const Napi::Promise promise = worker->promise();

@@ -40,6 +40,11 @@ struct MatrixTarget : MatrixShape {
   int64_t index, row_offset;
 };
 
+struct DeviceMemory {
+  size_t allocated = 0;        // by this device
+  size_t free = 0, total = 0;  // of the whole GPU, whoever uses it; 0 on the CPU
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -59,6 +64,7 @@ class Device {
   // Whether the backend has a kernel for an op of program/op_registry.h.
   virtual bool supports(std::string_view op) const = 0;
   virtual std::string name() const = 0;
+  virtual DeviceMemory memory() const { return {}; }
 
   // Streams a matrix from a file into the packed layout, in working memory of a few MiB per thread. `stop` is polled.
   virtual void load_matrix(const MatrixSource& source, const MatrixTarget& target, const std::atomic<bool>& stop) = 0;

@@ -42,7 +42,7 @@ void wrote_shared(const void* p, size_t bytes, Site site);
 
 void copy_async_wait(int pending, Site site);
 void stmatrix_trans(void* row, const uint32_t* r, int count, Site site);
-void wgmma(int n, float* d, uint64_t a, uint64_t b, bool accumulate, Site site);
+void wgmma(int n, float* d, uint64_t a, uint64_t b, Site site);
 void wgmma_wait(int pending, Site site);
 void move_registers(int count, bool claim, Site site);
 
@@ -149,9 +149,9 @@ void bulk_wait(GPU_SITE);
 
 uint64_t matrix_descriptor(const void* shared, uint32_t group_stride, GPU_SITE);
 template <int N>
-void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate, GPU_SITE) {
+void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, GPU_SITE) {
   static_assert(N % 8 == 0 && N >= 8 && N <= 256);
-  emulator::wgmma(N, d, a, b, accumulate, site);
+  emulator::wgmma(N, d, a, b, site);
 }
 void wgmma_fence(GPU_SITE);
 void wgmma_commit(GPU_SITE);

@@ -42,7 +42,7 @@
 //   bulk_wait_read()  bulk_wait()                        the target is written after bulk_wait(); same thread
 //   matrix_descriptor(shared, group_stride)              K-major bf16 rows of 128 bytes, 128-byte swizzle; group_stride
 //                                                        is the bytes between groups of 8 rows
-//   wgmma<N>(d, a, b, accumulate)                        d[64 x N] (+)= a[64 x 16] b[N x 16]^T, a warpgroup together
+//   wgmma<N>(d, a, b)                                    d[64 x N] += a[64 x 16] b[N x 16]^T, a warpgroup together
 //   wgmma_fence()                                        before the first wgmma and after touching d
 //   wgmma_commit()  wgmma_wait<pending groups>()         until then d and the operands belong to the tensor core
 //   wgmma_wait_all(d[][])                                wait<0>, and d is readable

@@ -12,6 +12,7 @@
 #define GPU_HOPPER_ASM(...) asm volatile(__VA_ARGS__)
 #else
 #define GPU_HOPPER_ASM(...) __trap()
+#pragma nv_diag_suppress 177  // operands of Hopper instructions are unused here
 #endif
 
 #include "gpu/wgmma_ptx.h"

@@ -11,15 +11,15 @@
 
 namespace openmoe {
 
-// A tensor the op reads. Null only where the contract says optional ('?').
+// A tensor the op reads. Null only where the contract says optional ('?'). constexpr is what lets GPU code call these.
 struct In {
   const void* data;
   DType dtype;
   template <class T>
-  const T* as() const {
+  constexpr const T* as() const {
     return static_cast<const T*>(data);
   }
-  explicit operator bool() const { return data != nullptr; }
+  constexpr explicit operator bool() const { return data != nullptr; }
 };
 
 // A tensor the op writes.
@@ -27,10 +27,10 @@ struct Out {
   void* data;
   DType dtype;
   template <class T>
-  T* as() const {
+  constexpr T* as() const {
     return static_cast<T*>(data);
   }
-  explicit operator bool() const { return data != nullptr; }
+  constexpr explicit operator bool() const { return data != nullptr; }
 };
 
 // A tensor the op updates in place (KV pages).

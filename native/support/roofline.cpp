@@ -185,12 +185,12 @@ Roof measure(Team& team, double seconds, double amount, const char* instructions
 Roof measure_roof(RoofKind kind, int num_threads, double seconds) {
   const Kernels k = best_kernels();
   Team team(num_threads);
-  if (kind == RoofKind::f32 || kind == RoofKind::bf16) {
-    const FmaKernel kernel = kind == RoofKind::f32 ? k.f32 : k.bf16;
-    const double flops = kind == RoofKind::f32 ? k.f32_flops_per_step : k.bf16_flops_per_step;
-    return measure(team, seconds, flops * kFmaSteps * num_threads, kind == RoofKind::f32 ? k.f32_name : k.bf16_name,
-                   [&](int, int64_t) { kernel(kFmaSteps); });
-  }
+  const auto peak = [&](FmaKernel kernel, double flops, const char* name) {
+    return measure(team, seconds, flops * kFmaSteps * num_threads, name, [&](int, int64_t) { kernel(kFmaSteps); });
+  };
+  if (kind == RoofKind::f32) return peak(k.f32, k.f32_flops_per_step, k.f32_name);
+  if (kind == RoofKind::bf16) return peak(k.bf16, k.bf16_flops_per_step, k.bf16_name);
+  if (kind == RoofKind::int8) return peak(k.int8, k.int8_flops_per_step, k.int8_name);
   const std::unique_ptr<std::byte, void (*)(std::byte*)> buffer(map_buffer(), unmap_buffer);
   fill(buffer.get(), team);
   const size_t share = kSliceBytes / num_threads / 4096 * 4096;

@@ -8,6 +8,7 @@ enum class RoofKind {
   copy,  // bytes/s read and written, stores past the cache where there are such
   f32,   // FLOP/s of f32 multiply-adds, two each
   bf16,  // FLOP/s of bf16 pair dot products; without such instructions bf16 is widened to f32, so its roof is f32's
+  int8,  // operations/s of u8 x s8 dot products, two per product; without such instructions int8 is widened to f32
 };
 
 struct Roof {

@@ -126,14 +126,46 @@ __attribute__((target("avx512f,avx512bf16"))) void dot_avx512_bf16(int64_t steps
     for (int k = 0; k < kChains; ++k) sum[k] = _mm512_dpbf16_ps(sum[k], a, a);
   escape(sum);
 }
+// Products of u8 and s8, summed in i32 four at a time.
+__attribute__((target("avx2"))) void dot_avx2_int8(int64_t steps) {
+  constexpr int kChains = 12;
+  const __m256i a = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
+  __m256i start[kChains] = {}, sum[kChains];
+  make_opaque(start);
+#pragma GCC unroll 12
+  for (int k = 0; k < kChains; ++k) sum[k] = start[k];
+  for (int64_t i = 0; i < steps; ++i)
+#pragma GCC unroll 12
+    for (int k = 0; k < kChains; ++k)  // the sum is an operand too, or the products would be computed once
+      sum[k] = _mm256_add_epi32(sum[k], _mm256_madd_epi16(_mm256_maddubs_epi16(sum[k], a), ones));
+#pragma GCC unroll 12
+  for (int k = 0; k < kChains; ++k) start[k] = sum[k];
+  escape(start);
+}
+__attribute__((target("avx512f,avx512vnni"))) void dot_avx512_int8(int64_t steps) {
+  constexpr int kChains = 24;
+  const __m512i a = _mm512_set1_epi8(3);
+  __m512i start[kChains] = {}, sum[kChains];
+  make_opaque(start);
+  // A copy whose address nobody has: integer vectors would be stored to memory at every step otherwise.
+#pragma GCC unroll 24
+  for (int k = 0; k < kChains; ++k) sum[k] = start[k];
+  for (int64_t i = 0; i < steps; ++i)
+#pragma GCC unroll 24
+    for (int k = 0; k < kChains; ++k) sum[k] = _mm512_dpbusd_epi32(sum[k], a, a);
+#pragma GCC unroll 24
+  for (int k = 0; k < kChains; ++k) start[k] = sum[k];
+  escape(start);
+}
 #endif
 
 struct Kernels {
   ReadKernel read = read_portable;
   CopyKernel copy = copy_portable;
-  FmaKernel f32 = fma_portable, bf16 = fma_portable;
-  double f32_flops_per_step = 12 * 4 * 2, bf16_flops_per_step = 12 * 4 * 2;
-  const char *memory_name = "portable", *f32_name = "portable mul, add", *bf16_name = "widened to f32";
+  FmaKernel f32 = fma_portable, bf16 = fma_portable, int8 = fma_portable;
+  double f32_flops_per_step = 12 * 4 * 2, bf16_flops_per_step = 12 * 4 * 2, int8_flops_per_step = 12 * 4 * 2;
+  const char *memory_name = "portable", *f32_name = "portable mul, add", *bf16_name = "widened to f32",
+             *int8_name = "widened to f32";
 };
 
 Kernels best_kernels() {
@@ -144,6 +176,7 @@ Kernels best_kernels() {
     k.read = read_avx2, k.copy = copy_avx2, k.f32 = k.bf16 = fma_avx2;
     k.f32_flops_per_step = k.bf16_flops_per_step = 12 * 8 * 2;
     k.memory_name = "avx2", k.f32_name = "avx2 vfmadd231ps", k.bf16_name = "avx2 vfmadd231ps, bf16 widened to f32";
+    k.int8 = dot_avx2_int8, k.int8_flops_per_step = 12 * 32 * 2, k.int8_name = "avx2 vpmaddubsw, vpmaddwd, vpaddd";
   }
   if (__builtin_cpu_supports("avx512f")) {
     k.read = read_avx512, k.copy = copy_avx512, k.f32 = k.bf16 = fma_avx512;
@@ -152,6 +185,9 @@ Kernels best_kernels() {
     k.bf16_name = "avx512 vfmadd231ps, bf16 widened to f32";
     if (__builtin_cpu_supports("avx512bf16")) {
       k.bf16 = dot_avx512_bf16, k.bf16_flops_per_step = 24 * 32 * 2, k.bf16_name = "avx512_bf16 vdpbf16ps";
+    }
+    if (__builtin_cpu_supports("avx512vnni")) {
+      k.int8 = dot_avx512_int8, k.int8_flops_per_step = 24 * 64 * 2, k.int8_name = "avx512_vnni vpdpbusd";
     }
   }
 #endif

@@ -124,7 +124,7 @@ describe('loading', () => {
 
   it('refuses a context longer than the model has, and devices that are not there', async () => {
     await expectError(loadModel(TINY, { maxContext: 4096 }), 'ERR_OPENMOE_CONTEXT_LENGTH', /2048 positions/)
-    await expectError(loadModel(TINY, { device: 'cuda' }), 'ERR_OPENMOE_DEVICE_UNAVAILABLE', /'cpu'/)
+    await expectError(loadModel(TINY, { device: 'cuda' }), 'ERR_OPENMOE_UNSUPPORTED', /'cpu'/)
     await expectError(loadModel(TINY, { device: 'tpu' }), 'ERR_OPENMOE_INVALID_ARG', /'tpu'/)
     await expectError(loadModel('/nowhere'), 'ERR_OPENMOE_MODEL_NOT_FOUND', /\/nowhere/)
   })

@@ -1,6 +1,5 @@
 import { expect, it } from 'vitest'
 import type { Device } from '../../lib/device.ts'
-import { openDevice } from '../../lib/device.ts'
 import { attention } from '../../lib/ops/attention.ts'
 import { type BatchLayout, kvAppend, type KvPages } from '../../lib/ops/kv_append.ts'
 import { type HostTensor, numElements, tensor } from '../../lib/tensor.ts'
@@ -16,7 +15,7 @@ import {
   throughBf16,
 } from '../support/op_fixture.ts'
 import { freeCache, layoutOf, newCache, shuffledPages } from '../support/paged_cache.ts'
-import { describeOp, f32, i32, nmse, randomTensor } from './describe_op.ts'
+import { describeOp, f32, i32, nmse, openOther, randomTensor } from './describe_op.ts'
 
 interface Sequence extends Heads {
   q: HostTensor // rows of the last q.shape[0] positions
@@ -187,10 +186,7 @@ describeOp('attention', ({ backend, device }) => {
     const s = randomSequence(6, 200, 200, BASE)
     const [once] = await attend(device(), [s])
     expectSameBits((await attend(device(), [s]))[0]!.data, once!.data)
-    await using single = await openDevice('cpu', {
-      isa: backend.replace('cpu ', '') as 'portable',
-      threads: 1,
-    })
+    await using single = await openOther(backend)
     expectSameBits((await attend(single, [s]))[0]!.data, once!.data)
   })
 

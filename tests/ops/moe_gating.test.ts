@@ -19,7 +19,8 @@ const SHAPES = [0, 1, 5, 33, 222, 2256].flatMap((tokens) =>
 const SCENARIOS = ['plain', 'drops', 'groups', 'dropless', 'single_token', 'ties']
 const PROB_ATOL = 1e-6
 
-describeOp('moe_gating', ({ backend, run }) => {
+describeOp('moe_gating', ({ backend, isEmulated, run }) => {
+  const shapes = SHAPES.filter(([tokens]) => !isEmulated || tokens <= 33)
   const gate = (logits: HostTensor, topK?: number) => run((p) => moeGating(p, logits, topK))
 
   it('takes the two most probable experts, best first, with their probabilities as they are', async () => {
@@ -48,7 +49,7 @@ describeOp('moe_gating', ({ backend, run }) => {
     expectClose(expertWeights.data, get(`${scenario}.topk_prob`).data, { atol: prob_atol })
   })
 
-  it.each(SHAPES)('agrees with the reference at %i tokens of %i experts', async (tokens, experts) => {
+  it.each(shapes)('agrees with the reference at %i tokens of %i experts', async (tokens, experts) => {
     const logits = randomTensor(tokens + experts, [tokens, experts], 3)
     for (const topK of [1, 2, 8].filter((k) => k <= experts)) {
       const { expertIds, expertWeights } = await gate(logits, topK)
@@ -59,14 +60,15 @@ describeOp('moe_gating', ({ backend, run }) => {
   })
 
   it('gives a row the same bits alone, among neighbours, twice, and with 1 thread', async () => {
-    const logits = randomTensor(1, [1000, 33], 2)
+    const tokens = isEmulated ? 100 : 1000
+    const logits = randomTensor(1, [tokens, 33], 2)
     const all = await gate(logits)
     const again = [await gate(logits), await runWithThreads(backend, 1, (p) => moeGating(p, logits))]
     for (const other of again) {
       expectSameBits(other.expertIds.data, all.expertIds.data)
       expectSameBits(other.expertWeights.data, all.expertWeights.data)
     }
-    for (const t of [0, 499, 999]) {
+    for (const t of [0, tokens / 2, tokens - 1]) {
       const alone = await gate(rows(logits, t, t + 1))
       expectSameBits(alone.expertIds.data, rows(all.expertIds, t, t + 1).data)
       expectSameBits(alone.expertWeights.data, rows(all.expertWeights, t, t + 1).data)

@@ -31,7 +31,7 @@ function expertCapacity(numTokens: number, numExperts: number, factor: number, l
   return Math.max(slots + (slots % 2), least)
 }
 
-describeOp('moe_routing', ({ backend, run }) => {
+describeOp('moe_routing', ({ backend, isEmulated, run, refusal }) => {
   const record = (c: RoutingCase) => (p: Parameters<typeof moeRouting>[0]) =>
     moeRouting(p, i32(c.expertIds.flat(), [c.expertIds.length, c.expertIds[0]?.length ?? 2]), {
       numExperts: c.numExperts,
@@ -113,6 +113,7 @@ describeOp('moe_routing', ({ backend, run }) => {
     for (const numTokens of TOKENS) {
       // the oracle is quadratic: long rows once are enough
       if (numTokens > 500 && least !== 2) continue
+      if (isEmulated && numTokens % 8 > 1 && numTokens !== 127) continue
       const numExperts = [8, 32][numTokens % 2]!
       const ids = randomChoices(numTokens, numTokens, numExperts, 1 + (numTokens % 3))
       const c = oneGroup(ids, numExperts, expertCapacity(numTokens, numExperts, factor, least))
@@ -159,7 +160,7 @@ describeOp('moe_routing', ({ backend, run }) => {
     ['groups that end late', /group_offsets\[1\] is 9, expected num_tokens = 2/, { groupOffsets: [0, 9] }],
     ['groups that fall', /group_offsets\[2\] is 2, expected at least the entry before, 5/, { groupOffsets: [0, 5, 2], capacity: [1, 1] }], // prettier-ignore
   ])('refuses %s', async (_, message, wrong) => {
-    await expectError(() => route({ ...FINE, ...wrong }), 'ERR_OPENMOE_INVALID_ARG', message)
+    await expectError(() => route({ ...FINE, ...wrong }), 'ERR_OPENMOE_INVALID_ARG', refusal(message))
   })
 
   it('refuses offsets that do not fit the number of groups', async () => {

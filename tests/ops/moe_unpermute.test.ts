@@ -36,7 +36,7 @@ const routeOf = (permuted: HostTensor, rowIdMap: HostTensor) => ({
   expertOffsets: i32([0, permuted.shape[0]!]),
 })
 
-describeOp('moe_unpermute', ({ backend, run }) => {
+describeOp('moe_unpermute', ({ backend, isGpu, run, throughPanel, refusal }) => {
   const unpermute = (
     permuted: HostTensor,
     rowIdMap: HostTensor,
@@ -59,7 +59,10 @@ describeOp('moe_unpermute', ({ backend, run }) => {
     const get = await opFixture('permute')
     const { atol } = opsJson<{ atol: number }>('permute')
     const out = await unpermute(get(`${name}.expert_rows`), get(`${name}.row_of`), get(`${name}.topk_prob`))
-    expectClose(out.data, get(`${name}.combined`).data, { atol })
+    const { data: combined } = get(`${name}.combined`)
+    // Rows rounded to bf16 are off by up to 2^-8 of themselves; the two weights are together at most 1.
+    const largest = Math.max(...get(`${name}.expert_rows`).data.map(Math.abs))
+    expectClose(out.data, combined, { atol: isGpu ? atol + largest * 2 ** -8 : atol })
   })
 
   it.each(SHAPES)('agrees with the reference at %i tokens of %i', async (tokens, width) => {
@@ -70,7 +73,8 @@ describeOp('moe_unpermute', ({ backend, run }) => {
       const weights = randomTensor(3, [tokens, topK])
       const out = await unpermute(permuted, map, weights)
       const shape = { numTokens: tokens, topK, hiddenSize: width }
-      expect(nmse(out.data, reference(permuted.data, map.data, weights.data, shape))).toBeLessThan(F32_NMSE)
+      const expected = reference(throughPanel(permuted.data), map.data, weights.data, shape)
+      expect(nmse(out.data, expected)).toBeLessThan(F32_NMSE)
     }
   })
 
@@ -113,7 +117,7 @@ describeOp('moe_unpermute', ({ backend, run }) => {
     )
     expectSameBits(
       out.data,
-      Float32Array.from(x.data, (v, i) => sums[Math.floor(i / width)]! * v + 0), // + 0: a sum is never -0
+      Float32Array.from(throughPanel(x.data), (v, i) => sums[Math.floor(i / width)]! * v + 0), // + 0: a sum is never -0
     )
   })
 
@@ -147,7 +151,7 @@ describeOp('moe_unpermute', ({ backend, run }) => {
   it.each([-2, 3, 2 ** 31 - 1, -(2 ** 31)])('refuses the row %i', async (row) => {
     const message = new RegExp(`row_id_map\\[1\\] is ${row}, expected -1 or a row below num_permuted = 3`)
     const result = unpermute(f32([1, 2, 3], [3, 1]), i32([0, row], [1, 2]), f32([1, 1], [1, 2]))
-    await expectError(result, 'ERR_OPENMOE_INVALID_ARG', message)
+    await expectError(result, 'ERR_OPENMOE_INVALID_ARG', refusal(message))
   })
 
   it('refuses weights of another shape than the map', async () => {

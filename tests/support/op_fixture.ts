@@ -1,8 +1,8 @@
 // What the tests of ops share: golden tensors, and the bounds they are held to.
 import { join } from 'node:path'
 import { expect } from 'vitest'
-import { readSafetensors, widenBfloat16 } from '../../lib/checkpoint/safetensors.ts'
-import { type Device, openDevice, type Results } from '../../lib/device.ts'
+import { readSafetensors } from '../../lib/checkpoint/safetensors.ts'
+import type { Device, Results } from '../../lib/device.ts'
 import type { Program } from '../../lib/program.ts'
 import {
   type HostTensor,
@@ -12,11 +12,17 @@ import {
   tensor,
   type TypedArray,
 } from '../../lib/tensor.ts'
+import { type Backend, openOther } from '../ops/describe_op.ts'
 import { unpackPanels } from '../reference/panels.ts'
+import { throughBf16 } from './bf16.ts'
 import { goldenJson } from './golden.ts'
 
 /** f32 kernels against an f64 twin: rounding alone stays far below, one wrong element of a thousand far above. */
 export const F32_NMSE = 2e-12
+
+/** Results rounded once to bf16, as those of a GPU's panels are: numbers lie 2^-7 of their power of two apart, the error
+ * is uniform within half of that. */
+export const BF16_NMSE = 2 ** -14 / 12
 
 /** `get('chunk.q')` of tests/golden/ops/<op>.safetensors, optionally in another shape of as many elements. */
 export async function opFixture(op: string) {
@@ -74,11 +80,11 @@ export async function storedWeights(
  * Rows x [rows, width] as they enter products: the avx512_bf16 kernels round them to bf16 beside bf16 weights, and all
  * but the portable ones to 16-bit integers times a scale beside int8 and int4.
  */
-export function roundedRows(x: HostTensor, dtype: MatrixDtype, backend: string): ArrayLike<number> {
-  if (dtype === 'f32' || (dtype === 'bf16' && backend !== 'cpu avx512_bf16') || backend === 'cpu portable') {
-    return x.data
-  }
-  if (dtype === 'bf16') return throughBf16(x.data)
+export function roundedRows(x: HostTensor, dtype: MatrixDtype, backend: Backend): ArrayLike<number> {
+  const { isa } = backend.options
+  const onGpu = backend.device !== 'cpu'
+  if (onGpu || (dtype === 'bf16' && isa === 'avx512_bf16')) return throughBf16(x.data)
+  if (dtype === 'f32' || dtype === 'bf16' || isa === 'portable') return x.data
   const [, width = 0] = x.shape
   const { fround, abs } = Math
   const out = new Float64Array(x.data.length)
@@ -104,14 +110,13 @@ export function rows(from: HostTensor, begin: number, end: number): HostTensor {
   return tensor(from.data.slice(begin * width, end * width), [end - begin, ...from.shape.slice(1)])
 }
 
-/** Runs the same recording on a device with another number of threads. */
+/** Runs the same recording on a device with another number of threads; on the emulator, with another schedule. */
 export async function runWithThreads<R extends Results>(
-  backend: string,
+  backend: Backend,
   threads: number,
   body: (p: Program) => R,
 ) {
-  const isa = backend.replace('cpu ', '') as 'portable'
-  const device = await openDevice('cpu', { isa, threads })
+  const device = await openOther(backend, threads)
   try {
     return await device.run(body)
   } finally {
@@ -119,15 +124,4 @@ export async function runWithThreads<R extends Results>(
   }
 }
 
-/** bf16 bits of f32 numbers, rounded to nearest even. */
-export function toBf16(values: ArrayLike<number>): Uint16Array {
-  const word = new DataView(new ArrayBuffer(4))
-  return Uint16Array.from({ length: values.length }, (_, i) => {
-    word.setFloat32(0, values[i]!)
-    const high = word.getUint16(0)
-    const low = word.getUint16(2)
-    return low > 0x8000 || (low === 0x8000 && high % 2 === 1) ? high + 1 : high
-  })
-}
-
-export const throughBf16 = (values: ArrayLike<number>): Float32Array => widenBfloat16(toBf16(values))
+export { throughBf16, toBf16 } from './bf16.ts'

@@ -1,4 +1,4 @@
-import { readFile, writeFile } from 'node:fs/promises'
+import { writeFile } from 'node:fs/promises'
 import type { Command } from 'commander'
 import { writeSafetensors } from '../../checkpoint/safetensors.ts'
 import { OpenMoeError } from '../../errors.ts'
@@ -8,6 +8,7 @@ import type { ExpertCapacity } from '../../model/runner.ts'
 import type { HostTensor } from '../../tensor.ts'
 import { loadFromOptions, type ModelOptions, withModelOptions } from '../model_options.ts'
 import { interruptSignal, note, printJson } from '../output.ts'
+import { readTextFile } from '../text_file.ts'
 
 interface ForwardInputs {
   input_ids: number[][]
@@ -61,9 +62,10 @@ export function addForward(program: Command): void {
 }
 
 async function readInputs(file: string): Promise<ForwardInputs> {
+  const text = await readTextFile(file)
   let inputs: Partial<ForwardInputs>
   try {
-    inputs = JSON.parse(await readFile(file, 'utf8')) as Partial<ForwardInputs>
+    inputs = JSON.parse(text) as Partial<ForwardInputs>
   } catch (cause) {
     throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', `${file}: ${(cause as Error).message}`, { cause })
   }

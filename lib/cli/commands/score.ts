@@ -1,10 +1,10 @@
-import { readFile } from 'node:fs/promises'
 import type { Command } from 'commander'
 import { OpenMoeError } from '../../errors.ts'
 import type { Model } from '../../model/model.ts'
 import type { Tokenizer } from '../../tokenizer/tokenizer.ts'
 import { loadFromOptions, type ModelOptions, positiveNumber, withModelOptions } from '../model_options.ts'
 import { interruptSignal, note, printJson } from '../output.ts'
+import { readTextFile } from '../text_file.ts'
 
 export interface FileScore {
   file: string
@@ -72,7 +72,7 @@ export async function scoreFile(
 ): Promise<FileScore> {
   const { tokenizer, config } = model
   const total = { tokens: 0, bytes: 0, nats: 0 }
-  for (const window of windowsOf(tokenizer, config.eosTokenId, await readFile(file, 'utf8'), options)) {
+  for (const window of windowsOf(tokenizer, config.eosTokenId, await readTextFile(file), options)) {
     const { logprobs } = await model.score([config.bosTokenId, ...window], { signal })
     total.tokens += window.length
     total.bytes += Buffer.byteLength(tokenizer.decode(window))

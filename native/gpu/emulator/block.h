@@ -36,7 +36,6 @@ struct Range {
 struct Wgmma {
   int n, slot;  // slot: which accumulator of the thread
   uint64_t a, b;
-  bool accumulate;
   bool operator==(const Wgmma&) const = default;
 };
 

@@ -70,7 +70,6 @@ OPENMOE_WIDE void multiply_wide(const float (&a)[kDepth][kRows], const uint16_t*
 #endif
 
 void run(const Wgmma& op, const Operands& operands, Tile& d) {
-  if (!op.accumulate) std::memset(d, 0, sizeof(float) * kRows * op.n);
   float a[kDepth][kRows];
   for (int r = 0; r < kRows; ++r)
     for (int k = 0; k < kDepth; ++k) a[k][r] = to_float({operands.a[r * kDepth + k]});
@@ -164,12 +163,12 @@ void check_warpgroup(Block& block, const char* what, Site site) {
 
 }  // namespace
 
-void wgmma(int n, float* d, uint64_t a, uint64_t b, bool accumulate, Site site) {
+void wgmma(int n, float* d, uint64_t a, uint64_t b, Site site) {
   Block& block = Block::current("wgmma", site);
   check_warpgroup(block, "wgmma", site);
   Thread& me = block.self();
   if (!me.fenced) block.fail("wgmma without wgmma_fence() since its registers were the kernel's", site);
-  me.issued.push_back({n, slot_of(me, d, n / 2), a, b, accumulate});
+  me.issued.push_back({n, slot_of(me, d, n / 2), a, b});
   auto& operands = block.warpgroup().operands;
   if (operands.size() < me.issued.size())  // the first of the warpgroup to come here
     operands.push_back({read_operand(block, a, kRows, site), read_operand(block, b, n, site)});

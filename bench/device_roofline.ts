@@ -1,0 +1,61 @@
+// Roofs of a device that has no measuring loops of its own: the best that its simplest ops reach. Not a bound, as the
+// CPU's roofs are, but what every other op can be held against.
+import type { Device } from '#lib/device'
+import { add } from '#lib/ops/add'
+import { linear } from '#lib/ops/linear'
+import type { Program } from '#lib/program'
+import { randomOn } from './ops/random.ts'
+import { randomMatrix } from './ops/random_matrix.ts'
+import type { Roof, RoofSet } from './roofline.ts'
+import { quantile } from './statistics.ts'
+
+const STREAM = [1 << 16, 1024] // 256 MiB each, beyond the caches of any device
+const GEMM = 4096
+
+export async function measureDeviceRoofs(device: Device, seconds: number): Promise<RoofSet> {
+  const a = await randomOn(device, 'f32', STREAM)
+  const bytes = 3 * a.bytes
+  const copy = await rate(device, (p) => add(p, a, a), bytes - a.bytes, seconds, 'the op add')
+  device.free(a)
+  const x = await randomOn(device, 'f32', [GEMM, GEMM])
+  const gemm = async (dtype: 'f32' | 'bf16'): Promise<Roof> => {
+    const weight = await randomMatrix(device, dtype, { count: 1, outFeatures: GEMM, inFeatures: GEMM })
+    const roof = await rate(
+      device,
+      (p) => linear(p, x, weight),
+      2 * GEMM ** 3,
+      seconds,
+      `the op linear, ${dtype}`,
+    )
+    device.free(weight)
+    return roof
+  }
+  const f32 = await gemm('f32')
+  const bf16 = await gemm('bf16')
+  device.free(x)
+  return { threads: 0, read: copy, copy, f32, bf16, int8: bf16 }
+}
+
+async function rate(
+  device: Device,
+  record: (p: Program) => unknown,
+  amount: number,
+  seconds: number,
+  instructions: string,
+): Promise<Roof> {
+  const program = device.compile((p) => {
+    record(p)
+    return []
+  })
+  const rates: number[] = []
+  const end = performance.now() + seconds * 1000
+  while (performance.now() < end || rates.length < 5) {
+    const { profile = [] } = await program.run({}, { profile: true })
+    const us = profile.reduce((sum, { microseconds }) => sum + microseconds, 0)
+    rates.push(amount / (us * 1e-6))
+  }
+  program.dispose()
+  rates.sort((a, b) => a - b)
+  const [cleanSlices, slices] = [rates.length, rates.length]
+  return { median: quantile(rates, 0.5), best: rates.at(-1)!, cleanSlices, slices, instructions }
+}

@@ -1,0 +1,194 @@
+// The peers: what each of them runs, in whose weights, and how one sample of it is taken.
+import { execFileSync, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { WEIGHT_DTYPES, type WeightDtype } from '#lib/model/weights'
+import type { BenchShape } from '../shapes.ts'
+import { PeerProcess } from './peer_process.ts'
+import { type LlamaWeights, writeLlamaModel } from './llama_model.ts'
+import { type OnnxWeights, writeOnnxMoe } from './onnx_moe.ts'
+
+export interface PeerSetup {
+  shape: BenchShape
+  threads: number
+  /** Where generated models are kept. */
+  folder: string
+  /** node_modules of node-llama-cpp and onnxruntime-node. */
+  modules?: string
+  llamaBench?: string
+  python?: string
+}
+
+/** The same work on both sides; times are of one decode step, one prompt or one pass through the layer. */
+export interface PeerPair {
+  peer: string
+  /** The row of ours: `model.decode b=1`. */
+  work: string
+  theirWeights: string
+  ourWeights: WeightDtype
+  start(): Promise<{ sample: () => Promise<number>; stop: () => void }>
+}
+
+const DECODE_TOKENS = 24
+const LLAMA_WEIGHTS: [LlamaWeights, WeightDtype][] = [
+  ['BF16', 'bf16'],
+  ['Q8_0', 'int8' as WeightDtype],
+  ['Q4_0', 'int4' as WeightDtype],
+]
+const ONNX_WEIGHTS: [OnnxWeights, WeightDtype][] = [
+  ['f32', 'f32'],
+  ['int8', 'int8' as WeightDtype],
+  ['int4', 'int4' as WeightDtype],
+]
+
+/** What can be compared on this machine; `note` is told what is missing. */
+export function peerPairs(setup: PeerSetup, note: (text: string) => void): PeerPair[] {
+  mkdirSync(setup.folder, { recursive: true })
+  const has = ([, ours]: [string, WeightDtype]): boolean => WEIGHT_DTYPES.includes(ours)
+  const pairs: PeerPair[] = []
+  const whole = setup.shape.layers > 0
+  if (!whole) note(`${setup.shape.name} is no whole model: its layer only`)
+  if (setup.llamaBench && whole)
+    pairs.push(...LLAMA_WEIGHTS.filter(has).flatMap((w) => llamaBenchPairs(setup, w)))
+  else if (!setup.llamaBench) note('llama-bench: not given (--llama-bench FILE)')
+  if (setup.modules && installed(setup.modules, 'node-llama-cpp') && whole) {
+    pairs.push(...LLAMA_WEIGHTS.filter(has).flatMap((w) => nodeLlamaPairs(setup, w)))
+  } else note('node-llama-cpp: not in --modules DIR')
+  if (setup.modules && installed(setup.modules, 'onnxruntime-node')) {
+    pairs.push(...ONNX_WEIGHTS.filter(has).flatMap((w) => onnxPairs(setup, w)))
+  } else note('onnxruntime-node: not in --modules DIR')
+  if (setup.python && importsTorch(setup.python)) pairs.push(...torchPairs(setup))
+  else note(`PyTorch: ${setup.python ?? 'python3'} has none (--python FILE)`)
+  return pairs
+}
+
+const installed = (modules: string, name: string): boolean => existsSync(join(modules, name, 'package.json'))
+
+function importsTorch(python: string): boolean {
+  try {
+    execFileSync(python, ['-c', 'import torch'], { stdio: 'ignore' })
+    return true
+  } catch {
+    return false
+  }
+}
+
+function llamaFile({ folder, shape }: PeerSetup, weights: LlamaWeights): string {
+  const file = resolve(folder, `${shape.name}-${weights}.gguf`)
+  if (!existsSync(file)) writeLlamaModel(file, shape, weights)
+  return file
+}
+
+/** llama.cpp without JavaScript: a process per sample, which warms up before it measures. */
+function llamaBenchPairs(
+  setup: PeerSetup,
+  [theirWeights, ourWeights]: [LlamaWeights, WeightDtype],
+): PeerPair[] {
+  const pair = (work: string, flags: string[], runs: number): PeerPair => ({
+    peer: 'llama.cpp',
+    work,
+    theirWeights,
+    ourWeights,
+    start: () => {
+      const model = [
+        '-m',
+        llamaFile(setup, theirWeights),
+        '-t',
+        String(setup.threads),
+        '-r',
+        '1',
+        '-o',
+        'jsonl',
+      ]
+      const sample = (): Promise<number> => {
+        const out = execFileSync(setup.llamaBench!, [...model, ...flags], {
+          encoding: 'utf8',
+          stdio: ['ignore', 'pipe', 'ignore'],
+        })
+        const { samples_ns: times } = JSON.parse(out) as { samples_ns: [number] }
+        return Promise.resolve(times[0] / 1000 / runs)
+      }
+      return Promise.resolve({ sample, stop: () => undefined })
+    },
+  })
+  return [
+    pair('model.decode b=1', ['-p', '0', '-n', String(DECODE_TOKENS)], DECODE_TOKENS),
+    ...setup.shape.prompts.map((t) => pair(`model.prefill t=${t}`, ['-p', String(t), '-n', '0'], 1)),
+  ]
+}
+
+function nodeLlamaPairs(
+  setup: PeerSetup,
+  [theirWeights, ourWeights]: [LlamaWeights, WeightDtype],
+): PeerPair[] {
+  const pair = (work: string, request: { prompt: number; tokens: number }): PeerPair => ({
+    peer: 'node-llama-cpp',
+    work,
+    theirWeights,
+    ourWeights,
+    start: () =>
+      inProcess('node_llama_cpp_child', [setup.modules!, llamaFile(setup, theirWeights)], setup, request),
+  })
+  return [
+    pair('node.generate', { prompt: setup.shape.context, tokens: DECODE_TOKENS }),
+    ...setup.shape.prompts.map((prompt) => pair(`model.prefill t=${prompt}`, { prompt, tokens: 0 })),
+  ]
+}
+
+function onnxPairs(setup: PeerSetup, [theirWeights, ourWeights]: [OnnxWeights, WeightDtype]): PeerPair[] {
+  const { shape, folder } = setup
+  return shape.tokens.map((tokens) => ({
+    peer: 'onnxruntime-node',
+    work: `moe_layer t=${tokens}`,
+    theirWeights,
+    ourWeights,
+    start: () => {
+      const file = resolve(folder, `moe-${shape.name}-${theirWeights}.onnx`)
+      if (!existsSync(file)) writeOnnxMoe(file, shape, theirWeights)
+      const args = [setup.modules!, file, String(shape.hiddenSize)]
+      return inProcess('onnxruntime_child', args, setup, { tokens, runs: tokens < 64 ? 8 : 2 })
+    },
+  }))
+}
+
+function inProcess(script: string, args: readonly string[], { threads }: PeerSetup, request: object) {
+  const file = fileURLToPath(new URL(`${script}.ts`, import.meta.url))
+  return running(process.execPath, ['--import', 'tsx', file, ...args, String(threads)], request)
+}
+
+function running(command: string, args: readonly string[], request: object): ReturnType<PeerPair['start']> {
+  const child = new PeerProcess(command, args)
+  return Promise.resolve({ sample: () => child.sample(request), stop: () => child.kill() })
+}
+
+/** torch_moe.py: our own module, in plain PyTorch. */
+function torchPairs({ shape, threads, python }: PeerSetup): PeerPair[] {
+  const script = fileURLToPath(new URL('torch_moe.py', import.meta.url))
+  const sizes = [shape.hiddenSize, shape.intermediateSize, shape.numExperts, threads].map(String)
+  return (['bf16', 'f32'] as const).flatMap((dtype) =>
+    shape.tokens.map((tokens) => ({
+      peer: 'PyTorch',
+      work: `moe_layer t=${tokens}`,
+      theirWeights: dtype,
+      ourWeights: dtype,
+      start: () => running(python!, [script, dtype, ...sizes], { tokens }),
+    })),
+  )
+}
+
+/** Versions of what was found, for the record. */
+export function versionsOf({ modules, llamaBench }: PeerSetup): Record<string, string> {
+  const versions: Record<string, string> = {}
+  for (const name of ['node-llama-cpp', 'onnxruntime-node']) {
+    if (!modules || !installed(modules, name)) continue
+    const require = createRequire(`${resolve(modules)}/`)
+    versions[name] = (require(resolve(modules, name, 'package.json')) as { version: string }).version
+  }
+  if (llamaBench) {
+    const { stdout, stderr } = spawnSync(llamaBench, ['--version'], { encoding: 'utf8' })
+    versions['llama.cpp'] = /version: (.*)/.exec(stdout + stderr)?.[1] ?? 'unknown'
+  }
+  return versions
+}

@@ -1,0 +1,213 @@
+// One run: roofs first, then every group that was asked for, row by row.
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { type Device, type DeviceOptions, devices, openDevice } from '#lib/device'
+import { type BenchCase, type Group, Lab } from './cases.ts'
+import { compareWithRevision } from './compare_revision.ts'
+import { compareWithReport, isReportFile } from './compare_report.ts'
+import { caseGroups } from './case_groups.ts'
+import { rowBenches } from './groups.ts'
+import { describeMachine } from './machine.ts'
+import { type BenchOptions, wantsGroup, wantsRow } from './options.ts'
+import { Progress } from './progress.ts'
+import {
+  breakdownLines,
+  type Breakdown,
+  readReport,
+  type Report,
+  roofLines,
+  type Row,
+  rowLine,
+} from './report.ts'
+import { judge, measureReadRoof, measureRoofs, type RoofSet, type Work } from './roofline.ts'
+import { type Budget, collect } from './sampling.ts'
+import type { TypedShape } from './shapes.ts'
+import type { Timing } from './statistics.ts'
+
+// Older than this, and the read bandwidth may be another: it drifts with the neighbours of a virtual machine.
+const FRESH_MS = 3000
+// 17 GB of weights are made only for who asks by name.
+const ONLY_BY_NAME = { group: 'model', shape: '8b' }
+
+/** @returns what failed, in sentences; the rest was measured and written */
+export async function runSuite(options: BenchOptions): Promise<string[]> {
+  const baseline = options.compare && isReportFile(options.compare) ? readReport(options.compare) : undefined
+  const threads = options.threads ?? devices()[0]!.defaultThreads
+  await using device = await openDevice(options.device, { threads, isa: options.isa })
+  const suite = new Suite(device, threads, options)
+  await suite.measureRoofs()
+  for (const shape of options.shapes) {
+    for (const dtype of options.dtypes) await suite.runShape({ ...shape, dtype })
+  }
+  await suite.finish()
+  const report = suite.report
+  if (baseline) compareWithReport(report.results, baseline).forEach((line) => suite.progress.print(line))
+  else if (options.compare) report.results.push(...(await compareWithRevision(suite, options)))
+  if (options.json) write(options.json, `${JSON.stringify(report, null, 2)}\n`)
+  if (options.html) {
+    const { htmlPage } = await import('./html.ts') // vega takes half a second to load
+    write(options.html, await htmlPage(report))
+  }
+  suite.progress.stop()
+  return report.failures
+}
+
+export class Suite {
+  readonly report: Report
+  readonly progress = new Progress()
+  readonly device: Device
+  readonly threads: number
+  readonly options: BenchOptions
+  private readonly lab: Lab
+  /** Of all threads, with the read bandwidth of this minute. */
+  roofs!: RoofSet
+  private freshUntil = 0
+
+  constructor(device: Device, threads: number, options: BenchOptions) {
+    this.device = device
+    this.threads = threads
+    this.options = options
+    this.lab = new Lab(device, { threads, quick: options.quick })
+    const machine = describeMachine(threads, options.isa)
+    this.report = {
+      schema: 2,
+      machine,
+      roofs: [],
+      readDrift: [],
+      results: [],
+      breakdowns: [],
+      failures: [],
+    }
+    this.progress.note(`${machine.cpu}, ${machine.isa}, ${threads} threads, load ${machine.load.toFixed(1)}`)
+  }
+
+  /** How to open another device like this one. */
+  get deviceOptions(): DeviceOptions & { device: string } {
+    return { device: this.options.device, threads: this.threads, isa: this.options.isa }
+  }
+
+  get budget(): Budget {
+    return this.options.quick ? { milliseconds: 50, samples: 5 } : { milliseconds: 400, samples: 15 }
+  }
+
+  async measureRoofs(): Promise<void> {
+    const seconds = this.options.quick ? 0.3 : 1.5
+    for (const count of new Set([1, this.threads])) {
+      this.progress.step(`roofs, ${count} thread${count === 1 ? '' : 's'}`)
+      const set = await measureRoofs(this.device, count, seconds)
+      this.report.roofs.push(set)
+      this.roofs = set
+      this.progress.print(roofLines(set))
+      if (set.threads === 0) break // a device whose threads nobody chooses
+    }
+    this.freshUntil = performance.now() + FRESH_MS
+  }
+
+  async runShape(shape: TypedShape): Promise<void> {
+    const { options } = this
+    const groups = this.options.compare && !isReportFile(this.options.compare) ? [] : caseGroups()
+    const wanted = groups.filter(
+      ({ name }) =>
+        wantsGroup(options, name) &&
+        (options.names.length > 0 || name !== ONLY_BY_NAME.group || shape.name !== ONLY_BY_NAME.shape),
+    )
+    const benches = rowBenches.filter(({ name }) => groups.length > 0 && wantsRow(options, name))
+    this.progress.expect(wanted.length + benches.length)
+    for (const group of wanted) {
+      this.progress.step(`${group.name} ${shape.name} ${shape.dtype}`)
+      await this.guard(`${group.name} ${shape.name} ${shape.dtype}`, () => this.runGroup(group, shape))
+    }
+    for (const bench of benches) {
+      this.progress.step(`${bench.name} ${shape.name} ${shape.dtype}`)
+      await this.guard(`${bench.name} ${shape.name} ${shape.dtype}`, async () => {
+        const rows = await bench.run({ lab: this.lab, suite: this, shape })
+        rows.forEach((row) => this.add(row))
+      })
+    }
+  }
+
+  /** One broken bench must not cost the results of the others. */
+  private async guard(what: string, body: () => Promise<void>): Promise<void> {
+    try {
+      await body()
+    } catch (error) {
+      this.fail(`${what}: ${(error as Error).message}`)
+    }
+  }
+
+  fail(message: string): void {
+    this.report.failures.push(message)
+    this.progress.note(`FAILED ${message}`)
+  }
+
+  private async runGroup(group: Group, shape: TypedShape): Promise<void> {
+    const { cases, close } = await group.open(this.lab, shape)
+    try {
+      for (const benchCase of cases) {
+        if (wantsRow(this.options, benchCase.name)) await this.runCase(benchCase, shape)
+      }
+    } finally {
+      close()
+    }
+  }
+
+  private async runCase(benchCase: BenchCase, shape: TypedShape): Promise<void> {
+    const { name, tokens, breakDown } = benchCase
+    const sampler = await benchCase.prepare()
+    await this.refreshReadRoof(`${name} ${shape.dtype}`)
+    try {
+      const timing = await collect(() => sampler.sample(), this.budgetOf(benchCase))
+      const more = tokens === undefined ? {} : { tokensPerSecond: (tokens * 1e6) / timing.medianUs }
+      this.add(this.row(name, shape, benchCase.work(), timing, more))
+      if (breakDown) this.addBreakdown(await breakDown.call(benchCase, this.roofs))
+    } finally {
+      sampler.dispose()
+    }
+  }
+
+  /** Steps of a whole model take longer, and vary more with what they are routed to. */
+  private budgetOf({ tokens }: BenchCase): Budget {
+    if (tokens === undefined) return this.budget
+    return this.options.quick ? { milliseconds: 200, samples: 5 } : { milliseconds: 2500, samples: 9 }
+  }
+
+  /** A row held against the roofs of this minute. */
+  row(name: string, shape: TypedShape, work: Work, timing: Timing, more: Partial<Row> = {}): Row {
+    const { bound, roof, fraction } = judge(work, timing.medianUs, shape.dtype, this.roofs)
+    return { ...this.labels(name, shape), ...timing, ...work, bound, roof, fraction, ...more }
+  }
+
+  labels(
+    name: string,
+    { name: shape, dtype }: TypedShape,
+  ): Pick<Row, 'name' | 'backend' | 'shape' | 'dtype'> {
+    return { name, backend: this.device.name, shape, dtype }
+  }
+
+  private add(row: Row): void {
+    this.report.results.push(row)
+    this.progress.print(rowLine(row))
+  }
+
+  private addBreakdown(breakdown: Breakdown): void {
+    this.report.breakdowns.push(breakdown)
+    this.progress.print(breakdownLines(breakdown))
+  }
+
+  private async refreshReadRoof(before: string): Promise<void> {
+    if (performance.now() < this.freshUntil) return
+    const read = await measureReadRoof(this.device, this.threads, this.options.quick ? 0.2 : 0.6)
+    this.report.readDrift.push({ before, bytesPerSecond: read.median })
+    this.roofs = { ...this.roofs, read }
+    this.freshUntil = performance.now() + FRESH_MS
+  }
+
+  finish(): Promise<void> {
+    return this.lab.dispose()
+  }
+}
+
+function write(file: string, text: string): void {
+  mkdirSync(dirname(file), { recursive: true })
+  writeFileSync(file, text)
+}

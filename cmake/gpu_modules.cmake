@@ -1,0 +1,41 @@
+# The GPU modules, loaded at run time from the addon's folder (native/gpu/runtime.h). One list of kernels, compiled twice:
+# by nvcc into openmoe_cuda, by the host compiler into the emulator that tests run.
+file(GLOB GPU_KERNELS CONFIGURE_DEPENDS native/ops/*.cu native/gpu/pack_weights.cu)
+file(GLOB GPU_EMULATOR CONFIGURE_DEPENDS native/gpu/emulator/*.cpp)
+
+foreach(source IN LISTS GPU_KERNELS)
+  get_filename_component(name ${source} NAME_WE)
+  file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/kernels/emulated/${name}.cpp @ONLY CONTENT "#include \"@source@\"\n")
+  list(APPEND GPU_EMULATOR ${CMAKE_BINARY_DIR}/kernels/emulated/${name}.cpp)
+endforeach()
+add_library(gpu_emulated STATIC EXCLUDE_FROM_ALL ${GPU_EMULATOR})
+target_include_directories(gpu_emulated PUBLIC native)
+add_library(openmoe_cuda_emulator MODULE EXCLUDE_FROM_ALL native/gpu/emulator_runtime.cpp)
+target_link_libraries(openmoe_cuda_emulator PRIVATE gpu_emulated)
+set_target_properties(openmoe_cuda_emulator PROPERTIES PREFIX "" SUFFIX ".so")
+
+set(OPENMOE_CUDA auto CACHE STRING "the CUDA module: auto (when nvcc is found), on or off")
+if(OPENMOE_CUDA STREQUAL "off")
+  return()
+endif()
+include(CheckLanguage)
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  if(OPENMOE_CUDA STREQUAL "on")
+    message(FATAL_ERROR "OPENMOE_CUDA=on, but nvcc was not found. Put it on PATH, or set CUDACXX.")
+  endif()
+  message(STATUS "nvcc was not found: the package is built without its CUDA module")
+  return()
+endif()
+
+# sm_80 and Hopper's sm_90a as machine code, and PTX of sm_80 for every other device from there on.
+set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 80-virtual)
+enable_language(CUDA)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # older CMakes do not know that newer nvccs have it
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+endif()
+add_library(openmoe_cuda MODULE native/gpu/cuda_runtime.cu ${GPU_KERNELS})
+target_include_directories(openmoe_cuda PRIVATE native)
+# A fused multiply-add is written fma() where it is wanted, on the GPU as on the CPU.
+target_compile_options(openmoe_cuda PRIVATE --fmad=false --expt-relaxed-constexpr)
+set_target_properties(openmoe_cuda PROPERTIES PREFIX "" SUFFIX ".so" CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)

@@ -1,0 +1,265 @@
+// The module openmoe_cuda: the CUDA runtime behind gpu/runtime.h. The only file besides gpu/ptx.h that knows CUDA.
+#include <cuda_runtime.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <unordered_set>
+
+#include "gpu/launch_table.h"
+
+namespace openmoe::gpu {
+
+namespace {
+
+constexpr size_t kDefaultShared = 48 << 10;  // bytes a kernel may use without asking
+
+std::string describe_error(cudaError_t error) {
+  return std::string(cudaGetErrorName(error)) + " (" + std::to_string(error) + "), " + cudaGetErrorString(error);
+}
+
+// Errors of one call, after which the device still works.
+void check(cudaError_t error, const char* doing) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // it was reported, the next call must not find it again
+  if (error == cudaErrorMemoryAllocation) throw Error("OUT_OF_MEMORY", "");
+  throw Error("INTERNAL", std::string(doing) + " failed: " + describe_error(error));
+}
+
+class CudaStream final : public Stream {
+ public:
+  CudaStream(cudaStream_t stream, const cudaDeviceProp& properties, bool invariant)
+      : stream_(stream), num_sms_(properties.multiProcessorCount), invariant_(invariant) {
+    arch_ = properties.major == 9 && properties.minor == 0 ? 90 : 80;
+  }
+  ~CudaStream() override {
+    cudaFree(workspace_);
+    cudaFree(faults_);
+  }
+
+  void* workspace(size_t bytes) override {
+    if (bytes <= workspace_bytes_) return workspace_;
+    // Kernels in flight may still use the old one: cudaFree waits for them.
+    cudaFree(workspace_);
+    workspace_ = nullptr, workspace_bytes_ = 0;
+    check(cudaMalloc(&workspace_, bytes), "allocating a workspace");
+    workspace_bytes_ = bytes;
+    return workspace_;
+  }
+  int num_sms() const override { return num_sms_; }
+  int arch() const override { return arch_; }
+  int32_t* fault() override { return faults_ + record_; }
+  bool batch_invariant() const override { return invariant_; }
+
+  // Flags for `records` records, zero.
+  void reserve_faults(int records) {
+    if (records > num_faults_) {
+      cudaFree(faults_);
+      faults_ = nullptr, num_faults_ = 0;
+      check(cudaMalloc(&faults_, sizeof(int32_t) * records), "allocating flags");
+      num_faults_ = records;
+    }
+    check(cudaMemsetAsync(faults_, 0, sizeof(int32_t) * records, stream_), "clearing flags");
+  }
+  void set_record(int record) { record_ = record; }
+  const int32_t* faults() const { return faults_; }
+
+ private:
+  void start(const Launch& launch, const void* kernel, void** arguments) override {
+    if (launch.shared_bytes > kDefaultShared && large_.insert(kernel).second) {
+      int most = 0, device = 0;
+      check(cudaGetDevice(&device), "asking for the device");
+      check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "asking for shared memory");
+      cudaFuncAttributes attributes;
+      check(cudaFuncGetAttributes(&attributes, kernel), "asking for a kernel");
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 most - static_cast<int>(attributes.sharedSizeBytes)),
+            "reserving shared memory");
+    }
+    cudaLaunchAttribute overlap;
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(launch.grid));
+    config.blockDim = dim3(launch.threads);
+    config.dynamicSmemBytes = launch.shared_bytes;
+    config.stream = stream_;
+    config.attrs = &overlap;
+    config.numAttrs = launch.overlap && arch_ == 90 ? 1 : 0;
+    check(cudaLaunchKernelExC(&config, kernel, arguments), launch.name);
+  }
+
+  cudaStream_t stream_;
+  int num_sms_, arch_;
+  bool invariant_;
+  void* workspace_ = nullptr;
+  size_t workspace_bytes_ = 0;
+  int32_t* faults_ = nullptr;
+  int num_faults_ = 0, record_ = 0;
+  std::unordered_set<const void*> large_;  // kernels that may use all shared memory
+};
+
+class CudaRuntime final : public Runtime {
+ public:
+  CudaRuntime(int index, const RuntimeOptions& options) : index_(index) {
+    check(cudaSetDevice(index), "choosing the device");
+    check(cudaGetDeviceProperties(&properties_, index), "asking for the device");
+    check(cudaStreamCreateWithFlags(&cuda_stream_, cudaStreamNonBlocking), "creating a stream");
+    stream_ = std::make_unique<CudaStream>(cuda_stream_, properties_, options.batch_invariant);
+  }
+  ~CudaRuntime() override {
+    cudaSetDevice(index_);
+    cudaStreamSynchronize(cuda_stream_);
+    for (cudaEvent_t event : events_) cudaEventDestroy(event);
+    stream_.reset();
+    cudaStreamDestroy(cuda_stream_);
+  }
+
+  DeviceInfo info() noexcept override {
+    DeviceInfo info;
+    (void)describe(index_, &info);
+    return info;
+  }
+  static Status describe(int index, DeviceInfo* info) noexcept {
+    return guarded([&] {
+      cudaDeviceProp properties;
+      check(cudaGetDeviceProperties(&properties, index), "asking for the device");
+      info->description = properties.name;
+      info->capability = properties.major * 10 + properties.minor;
+      info->num_sms = properties.multiProcessorCount;
+      info->total_bytes = properties.totalGlobalMem;
+      check(cudaDriverGetVersion(&info->driver), "asking for the driver");
+      check(cudaRuntimeGetVersion(&info->runtime), "asking for the runtime");
+      check(cudaSetDevice(index), "choosing the device");
+      check(cudaMemGetInfo(&info->free_bytes, &info->total_bytes), "asking for free memory");
+    });
+  }
+
+  Status allocate(size_t bytes, void** address) noexcept override {
+    return on_device("allocating", [&] { check(cudaMalloc(address, bytes ? bytes : 1), "allocating"); });
+  }
+  void free(void* address) noexcept override {
+    cudaSetDevice(index_);
+    cudaFree(address);
+  }
+  Status copy_in(void* to, const void* from, size_t bytes) noexcept override {
+    return on_device("copying to the device", [&] {
+      check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda_stream_), "copying to the device");
+      check(cudaStreamSynchronize(cuda_stream_), "copying to the device");
+    });
+  }
+  Status copy_out(void* to, const void* from, size_t bytes) noexcept override {
+    return on_device("copying from the device", [&] {
+      check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda_stream_), "copying from the device");
+      check(cudaStreamSynchronize(cuda_stream_), "copying from the device");
+    });
+  }
+  Status fill(void* to, int byte, size_t bytes) noexcept override {
+    return on_device("filling", [&] { check(cudaMemsetAsync(to, byte, bytes, cuda_stream_), "filling"); });
+  }
+  Status pack(const PackWeights& args) noexcept override {
+    return on_device("packing weights", [&] {
+      pack_weights(args, *stream_);
+      check(cudaStreamSynchronize(cuda_stream_), "packing weights");
+    });
+  }
+
+  Status begin_run(int num_records, bool times) noexcept override {
+    num_records_ = num_records, timed_ = times;
+    return on_device("starting a run", [&] {
+      stream_->reserve_faults(num_records > 0 ? num_records : 1);
+      while (times && static_cast<int>(events_.size()) <= num_records) {
+        events_.emplace_back();
+        check(cudaEventCreate(&events_.back()), "creating an event");
+      }
+      if (times) check(cudaEventRecord(events_[0], cuda_stream_), "recording an event");
+    });
+  }
+  Status launch(std::string_view op, const void* args, int record) noexcept override {
+    return on_device("launching", [&] {
+      stream_->set_record(record);
+      launch_op(op, args, *stream_);
+      if (timed_) check(cudaEventRecord(events_[record + 1], cuda_stream_), "recording an event");
+    });
+  }
+  Status end_run(int* faulty, std::vector<double>* times) noexcept override {
+    *faulty = -1;
+    return on_device("a run", [&] {
+      std::vector<int32_t> faults(num_records_);
+      check(cudaMemcpyAsync(faults.data(), stream_->faults(), sizeof(int32_t) * num_records_, cudaMemcpyDeviceToHost,
+                            cuda_stream_),
+            "reading flags");
+      check(cudaStreamSynchronize(cuda_stream_), "a run");
+      for (int i = num_records_ - 1; i >= 0; --i)
+        if (faults[i]) *faulty = i;
+      for (int i = 0; times && timed_ && i < num_records_; ++i) {
+        float milliseconds = 0;
+        check(cudaEventElapsedTime(&milliseconds, events_[i], events_[i + 1]), "reading a time");
+        times->push_back(milliseconds * 1e3);
+      }
+    });
+  }
+  Status synchronize() noexcept override {
+    return on_device("waiting", [&] { check(cudaStreamSynchronize(cuda_stream_), "waiting"); });
+  }
+
+ private:
+  // What goes wrong in a kernel ("sticky") is reported by every later call, and the context cannot be used again: after
+  // the first such error the device is lost, and says so without asking CUDA.
+  template <class Body>
+  Status on_device(const char* doing, Body&& body) noexcept {
+    if (lost_) return {"DEVICE_LOST", lost_message()};
+    cudaSetDevice(index_);
+    Status status = guarded(body);
+    if (!status) return status;
+    const cudaError_t sticky = cudaDeviceSynchronize();
+    if (sticky == cudaSuccess) return status;
+    {
+      const std::lock_guard lock(mutex_);
+      message_ = std::string(doing) + " failed: " + describe_error(sticky);
+    }
+    lost_ = true;
+    return {"DEVICE_LOST", lost_message()};
+  }
+  std::string lost_message() {
+    const std::lock_guard lock(mutex_);
+    return message_;
+  }
+
+  int index_;
+  cudaDeviceProp properties_;
+  cudaStream_t cuda_stream_ = nullptr;
+  std::unique_ptr<CudaStream> stream_;
+  std::vector<cudaEvent_t> events_;
+  int num_records_ = 0;
+  bool timed_ = false;
+  std::atomic<bool> lost_{false};
+  std::mutex mutex_;
+  std::string message_;
+};
+
+Status count(int* devices) noexcept {
+  *devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(devices);
+  if (error == cudaSuccess) return {};
+  cudaGetLastError();
+  *devices = 0;
+  if (error == cudaErrorInsufficientDriver)
+    return {"DEVICE_UNAVAILABLE", "no NVIDIA driver, or one older than the CUDA this module was built with"};
+  if (error == cudaErrorNoDevice) return {"DEVICE_UNAVAILABLE", "the driver sees no device (CUDA_VISIBLE_DEVICES?)"};
+  return {"DEVICE_UNAVAILABLE", describe_error(error)};
+}
+
+Status open(int index, const RuntimeOptions& options, Runtime** runtime) noexcept {
+  return guarded([&] { *runtime = new CudaRuntime(index, options); });
+}
+
+constexpr Module kModule = {contract_stamp(), count, CudaRuntime::describe, open};
+
+}  // namespace
+
+}  // namespace openmoe::gpu
+
+extern "C" __attribute__((visibility("default"))) const openmoe::gpu::Module* openmoe_gpu_module() {
+  return &openmoe::gpu::kModule;
+}

@@ -1,0 +1,130 @@
+// The grouped GEMM kernels in the emulator: against f64, on both kernel paths and several schedules. `gpu_gemm_test
+// mutation` runs only what the mutation suite needs (tests/cuda/mutations.test.ts).
+#include <string_view>
+
+#include "check.h"
+#include "gpu_case.h"
+#include "support/error.h"
+
+namespace openmoe::gpu {
+namespace {
+
+using test::expect;
+
+// Small enough for hundreds of runs, and together they take every path: all widths of all kernels, whole and split
+// tiles, one and two consumers, idle experts, sizes that end inside a block, a ring that goes round several times.
+const GemmCase kCases[] = {
+    {"narrow swiglu", true, {1, 0, 12, 9, 0, 17, 33}, 640, 128},
+    {"narrow plain", false, {1, 0, 12, 9, 0, 17, 33}, 640, 192},
+    {"wide swiglu", true, {300, 0, 20}, 320, 128},
+    {"wide plain", false, {270, 5, 200}, 320, 192},
+    {"portable swiglu", true, {1, 0, 12, 33}, 320, 128, 80},
+    {"portable plain", false, {1, 0, 12, 33}, 320, 192, 80},
+    {"portable wide", false, {100, 0, 150}, 128, 64, 80},
+    {"padded swiglu", true, {5, 0, 20}, 48, 40},
+    {"padded plain", false, {5, 0, 20}, 80, 72},
+    {"padded portable", true, {5, 0, 20}, 48, 40, 80},
+    {"invariant", true, {1, 0, 12, 9}, 320, 64, 90, 1, true},
+    {"dropped rows", false, {3, 4}, 64, 64, 90, 1, false, 4, 11},
+    {"more SMs than work", true, {2}, 64, 64, 90, 1, false, 13},
+    {"one SM", true, {2, 9}, 128, 192, 90, 1, false, 1},
+};
+
+void agrees_with_f64(uint64_t seeds) {
+  for (GemmCase c : kCases) {
+    std::vector<uint16_t> first;
+    for (uint64_t seed = 1; seed <= seeds; ++seed) {
+      c.seed = seed;
+      const GemmResult result = run_gemm(c);
+      expect(result.error.empty(), std::string(c.name) + ", seed " + std::to_string(seed) + ": " + result.error);
+      if (seed == 1) first = result.out;
+      expect(result.out == first, std::string(c.name) + " gives the same bits on every schedule");
+    }
+  }
+}
+
+void takes_no_rows() {
+  for (int arch : {80, 90}) {
+    expect(run_gemm({"no rows", true, {0, 0}, 64, 64, arch}).error.empty(), "no rows at all");
+    expect(run_gemm({"all dropped", true, {0, 0}, 64, 64, arch, 1, false, 4, 9}).error.empty(), "all rows dropped");
+  }
+}
+
+// Batch-invariant mode: the bits of a row are the same alone, among others, and on another number of SMs.
+void a_row_does_not_see_its_neighbours() {
+  for (bool swiglu : {false, true}) {
+    // Expert 0 goes first, so its row of every case is the same row of x.
+    const GemmCase alone{"alone", swiglu, {1, 0}, 640, 64, 90, 1, true};
+    const std::vector<uint16_t> bits = run_gemm(alone).out;
+    for (GemmCase c : {GemmCase{"a few", swiglu, {1, 20}, 640, 64, 90, 1, true, 3},
+                       GemmCase{"many", swiglu, {1, 200}, 640, 64, 90, 1, true, 7}}) {
+      const GemmResult result = run_gemm(c);
+      expect(result.error.empty() && std::equal(bits.begin(), bits.end(), result.out.begin()),
+             std::string(c.name) + " neighbours leave a row's bits alone");
+    }
+  }
+}
+
+// Panels and images beyond 2^32 bytes: an offset that is computed in 32 bits leaves the allocation or reads poison.
+void offsets_have_64_bits() {
+  constexpr int kFarRows = 18 << 20;
+  std::vector<int> last_of_many(230);
+  last_of_many.back() = 1;
+  for (int arch : {80, 90}) {
+    const GemmCase far_panel{"far panel", false, {3}, 192, 192, arch, 1, false, 4, kFarRows};
+    const GemmCase far_weights{"far weights", true, last_of_many, 1024, 3072, arch};
+    for (const GemmCase& c : {far_panel, far_weights}) {
+      const std::string error = run_gemm(c).error;
+      expect(error.empty(), std::string(c.name) + ": " + error);
+    }
+  }
+}
+
+// Whatever a caller passes as expert_offsets, no access leaves the panel.
+void hostile_offsets_stay_inside() {
+  for (int arch : {80, 90})
+    for (const std::vector<int32_t>& offsets :
+         {std::vector<int32_t>{0, 100, 3}, {0, -5, 7}, {5, 4, 3}, {0, 1 << 30, 9}, {INT32_MIN, INT32_MAX, INT32_MIN}}) {
+      Machine machine({.arch = arch});
+      MachineStream stream(machine);
+      const WeightImage image = weight_image(WeightKind::plain, 64, 64);
+      void* x = machine.allocate(panel_bytes(9, 2, 64));
+      void* w = machine.allocate(2 * image.expert_bytes());
+      void* out = machine.allocate(panel_bytes(9, 2, 64));
+      void* o = machine.allocate(offsets.size() * 4);
+      machine.write(o, offsets.data(), offsets.size() * 4);
+      std::string error;
+      try {
+        grouped_gemm({{{x, DType::bf16}}, {{w, DType::bf16}}, {o, DType::i32}, {{out, DType::bf16}}, 9, 2, 64, 64},
+                     stream);
+      } catch (const Error& e) {
+        error = e.what();
+      }
+      expect(error.empty(), "hostile offsets: " + error);
+    }
+}
+
+void too_many_experts_are_refused() {
+  expect(run_gemm({"too many", false, std::vector<int>(241), 64, 64, 90, 1, false, 4, 1}).error.find("240") !=
+             std::string::npos,
+         "more than 240 experts are refused");
+  expect(run_gemm({"just enough", true, std::vector<int>(240, 1), 64, 64, 80}).error.empty(), "240 experts fit");
+}
+
+int main(int argc, char** argv) {
+  const bool mutation = argc > 1 && std::string_view(argv[1]) == "mutation";
+  agrees_with_f64(mutation ? 4 : 3);
+  if (!mutation) {
+    takes_no_rows();
+    a_row_does_not_see_its_neighbours();
+    offsets_have_64_bits();
+    hostile_offsets_stay_inside();
+    too_many_experts_are_refused();
+  }
+  return test::report();
+}
+
+}  // namespace
+}  // namespace openmoe::gpu
+
+int main(int argc, char** argv) { return openmoe::gpu::main(argc, argv); }
