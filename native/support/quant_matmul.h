@@ -119,25 +119,27 @@ void run_quant_panel(const QuantRows& rows, int64_t first_row, int64_t num_rows,
 
 inline constexpr int64_t kBlockGroups = 4;  // of one panel in f32: 16 KiB
 
-// One group of a panel as an f32 panel of 32 k.
-inline void widen_group(DType dtype, const std::byte* group, float* to) {
-  const auto* scales = reinterpret_cast<const uint16_t*>(group);
-  const auto* words = reinterpret_cast<const uint32_t*>(group + kPanel * sizeof(uint16_t));
-  for (int64_t w = 0; w < group_words(dtype); ++w, words += kPanel)
-    for (int c = 0; c < kPanel; ++c) {
-      if (dtype == DType::int8) {
-        constexpr int kByteOf[] = {0, 2, 1, 3};
-        const float scale = int8_scale(scales[c]);
-        for (int i = 0; i < 4; ++i)
-          to[(w * 4 + i) * kPanel + c] = scale * static_cast<float>(static_cast<int8_t>(words[c] >> 8 * kByteOf[i]));
-      } else {
-        const float scale = int4_scale(scales[c]);
-        const int zero_point = int4_zero(scales[c]);
-        for (int i = 0; i < 8; ++i) {
-          const int nibble = i / 2 + 4 * (i % 2), q = static_cast<int>(words[c] >> 4 * nibble & 15);
-          to[(w * 8 + i) * kPanel + c] = scale * static_cast<float>(q - zero_point);
-        }
-      }
+// One group of a panel as an f32 panel of 32 k. The innermost loops are over columns: compilers make vectors of that.
+inline void widen_int8(const uint16_t* scales, const uint32_t* words, float* to) {
+  float scale[kPanel];
+  for (int c = 0; c < kPanel; ++c) scale[c] = int8_scale(scales[c]);
+  for (int w = 0; w < kGroup / 4; ++w, words += kPanel)
+    for (const int place : {0, 2, 1, 3}) {
+      for (int c = 0; c < kPanel; ++c)
+        to[c] = scale[c] * static_cast<float>(static_cast<int32_t>(words[c] << (24 - 8 * place)) >> 24);
+      to += kPanel;
+    }
+}
+
+inline void widen_int4(const uint16_t* scales, const uint32_t* words, float* to) {
+  float scale[kPanel];
+  int32_t zero_point[kPanel];
+  for (int c = 0; c < kPanel; ++c) scale[c] = int4_scale(scales[c]), zero_point[c] = int4_zero(scales[c]);
+  for (int w = 0; w < kGroup / 8; ++w, words += kPanel)
+    for (const int place : {0, 4, 1, 5, 2, 6, 3, 7}) {
+      for (int c = 0; c < kPanel; ++c)
+        to[c] = scale[c] * static_cast<float>(static_cast<int32_t>(words[c] >> 4 * place & 15) - zero_point[c]);
+      to += kPanel;
     }
 }
 
@@ -147,8 +149,12 @@ inline void run_wide_panel(const Matmul& m, int64_t first_row, int64_t num_rows,
   const size_t size = group_bytes(m.weight_dtype);
   for (int64_t g = 0; g < groups; g += kBlockGroups) {
     alignas(64) float wide[kBlockGroups * kGroup * kPanel];
-    for (int64_t i = 0; i < std::min(kBlockGroups, groups - g); ++i)
-      widen_group(m.weight_dtype, panel + (g + i) * size, wide + i * kGroup * kPanel);
+    for (int64_t i = 0; i < std::min(kBlockGroups, groups - g); ++i) {
+      const auto* scales = reinterpret_cast<const uint16_t*>(panel + (g + i) * size);
+      const auto* words = reinterpret_cast<const uint32_t*>(scales + kPanel);
+      float* to = wide + i * kGroup * kPanel;
+      m.weight_dtype == DType::int8 ? widen_int8(scales, words, to) : widen_int4(scales, words, to);
+    }
     const int64_t k = g * kGroup;
     run_tiles<F32Weights>({.x = m.x + first_row * m.in_features + k,
                            .x_stride = m.in_features,
