@@ -28,8 +28,8 @@ GPU_KERNEL(kThreads, 2) void pack_weights_kernel(PackWeights a) {
     if (a.cols % kChunk == 0) {
       chunk = load_once(reinterpret_cast<const Vec16*>(from));
     } else {
-      for (int j = 0; j < kChunk && col + j < a.cols; ++j)
-        chunk.word[j / 2] |= static_cast<uint32_t>(load(from + j)) << (16 * (j % 2));
+      GPU_UNROLL for (int j = 0; j < kChunk; ++j) if (col + j < a.cols) chunk.word[j / 2] |=
+          static_cast<uint32_t>(load(from + j)) << (16 * (j % 2));
     }
     const int64_t to = weight_offset(image, a.out_features, a.index, a.row_offset + row, a.col_offset + col);
     store(reinterpret_cast<Vec16*>(static_cast<std::byte*>(a.image) + to), chunk);

@@ -1,6 +1,6 @@
 // launch   a warp per token, or a block where tokens are few; a lane moves 8 neighbouring features
-// traffic  4 * hidden_size bytes in, top_k * 2 * hidden_size bytes out per token; memory bound from a thousand tokens
-// on why      each token is read once for all its copies, and 8 lanes store the 128 contiguous bytes of a k-block's row
+// traffic  4 * hidden_size bytes in, top_k * 2 * hidden_size out per token; memory bound from a thousand tokens on
+// why      each token is read once for all its copies, and 8 lanes store the 128 contiguous bytes of a k-block's row
 #include "ops/moe_permute.h"
 
 #include "gpu/panel_rows.h"

@@ -1,10 +1,10 @@
-// launch   a block of 8 warps per 4 tokens, or per 16 where there are many; a warp makes 4 experts' logits of all of
-// them traffic  x once, the router (262 KB at 32 experts of 2048) once per block, from L2; bound by that up to some
-// hundred
-//          tokens, by reading x above
+// launch   a block of 8 warps per 4 tokens, or per 8 where there are many; a warp makes 4 experts' logits of them
+// traffic  x once; the router (262 KB at 32 experts of 2048) once per block, from L2, which is what bounds it up to
+// some
+//          hundred tokens; reading x above
 // why      f32 multiply-adds, not tensor cores: a rounded logit flips a near tie. Lanes split k, and their sums meet in
 //          one order that knows nothing of the block's size: a token's bits do not depend on its neighbours. 4 tokens
-//          times 4 experts are 64 multiply-adds for 8 loads; 16 times 4 read the router a quarter as often.
+//          times 4 experts are 64 multiply-adds for 8 loads; 8 times 4 read the router half as often; more would spill
 #include "ops/moe_router.h"
 
 #include "gpu/stream.h"
@@ -20,7 +20,7 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kExperts = 4;  // a warp computes at a time
 constexpr int kStep = 4;     // neighbours in k a lane loads at once
-constexpr int kFewTokens = 4, kManyTokens = 16;
+constexpr int kFewTokens = 4, kManyTokens = 8;
 constexpr int kMostExperts = 2048;  // whose logits of 4 tokens fit in shared memory
 
 template <int kTokens>

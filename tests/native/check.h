@@ -3,16 +3,19 @@
 
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
 namespace openmoe::test {
 
 inline std::atomic<int> failures{0};
+inline bool stop_at_first = false;
 
 inline void expect(bool condition, const std::string& what) {
   if (condition) return;
   ++failures;
   std::fprintf(stderr, "FAIL %s\n", what.c_str());
+  if (stop_at_first) std::exit(1);
 }
 
 inline int report() {

@@ -1,5 +1,6 @@
-// The grouped GEMM kernels in the emulator: against f64, on both kernel paths and several schedules. `gpu_gemm_test
-// mutation` runs only what the mutation suite needs (tests/cuda/mutations.test.ts).
+// The grouped GEMM kernels in the emulator: against f64, on both kernel paths and several schedules. With arguments,
+// only the named parts run and the first failure ends it: what the mutation suite wants (tests/cuda/mutations.test.ts).
+#include <algorithm>
 #include <string_view>
 
 #include "check.h"
@@ -14,8 +15,8 @@ using test::expect;
 // Small enough for hundreds of runs, and together they take every path: all widths of all kernels, whole and split
 // tiles, one and two consumers, idle experts, sizes that end inside a block, a ring that goes round several times.
 const GemmCase kCases[] = {
-    {"narrow swiglu", true, {1, 0, 12, 9, 0, 17, 33}, 640, 128},
-    {"narrow plain", false, {1, 0, 12, 9, 0, 17, 33}, 640, 192},
+    {"narrow swiglu", true, {1, 0, 12, 9, 0, 17, 33}, 640, 128, 90, 1, false, 3},
+    {"narrow plain", false, {1, 0, 12, 9, 0, 17, 33}, 640, 192, 90, 1, false, 23},
     {"wide swiglu", true, {300, 0, 20}, 320, 128},
     {"wide plain", false, {270, 5, 200}, 320, 192},
     {"portable swiglu", true, {1, 0, 12, 33}, 320, 128, 80},
@@ -112,15 +113,16 @@ void too_many_experts_are_refused() {
 }
 
 int main(int argc, char** argv) {
-  const bool mutation = argc > 1 && std::string_view(argv[1]) == "mutation";
-  agrees_with_f64(mutation ? 4 : 3);
-  if (!mutation) {
-    takes_no_rows();
-    a_row_does_not_see_its_neighbours();
-    offsets_have_64_bits();
-    hostile_offsets_stay_inside();
-    too_many_experts_are_refused();
-  }
+  test::stop_at_first = argc > 1;
+  const auto wants = [&](std::string_view part) {
+    return argc == 1 || std::find(argv, argv + argc, part) != argv + argc;
+  };
+  if (wants("cases")) agrees_with_f64(3);
+  if (wants("empty")) takes_no_rows();
+  if (wants("invariant")) a_row_does_not_see_its_neighbours();
+  if (wants("far")) offsets_have_64_bits();
+  if (wants("hostile")) hostile_offsets_stay_inside();
+  if (wants("experts")) too_many_experts_are_refused();
   return test::report();
 }
 

@@ -74,10 +74,10 @@ void Block::run() {
     ready(threads_[i]);
   }
   while (live_ > 0 && !failure_) {
-    if (!late_.empty() && random_.one_in(8)) happen_some();
+    if (!late_.empty() && random_.one_in(8)) happen_some(false);
     if (Thread* thread = pick()) {
       resume(*thread);
-    } else if (!happen_some()) {
+    } else if (!happen_some(true)) {
       try {
         fail(deadlock(), {});
       } catch (...) {
@@ -223,62 +223,6 @@ std::string Block::deadlock() const {
   return text;
 }
 
-// ---- late events
-
-LatePtr Block::later(std::function<void()> happen) {
-  auto late = std::make_shared<Late>();
-  late->happen = std::move(happen);
-  late_.push_back(late);
-  return late;
-}
-
-void Block::happen(Late& late) {
-  if (late.done) return;
-  late.done = true;
-  late.happen();
-}
-
-bool Block::happen_some() {
-  std::erase_if(late_, [](const LatePtr& late) { return late->done; });
-  if (late_.empty()) return false;
-  std::swap(late_[random_.below(late_.size())], late_.back());
-  const LatePtr late = late_.back();
-  late_.pop_back();
-  try {
-    happen(*late);
-  } catch (...) {
-    failure_ = std::current_exception();
-  }
-  return true;
-}
-
-// ---- shared memory
-
-uint32_t Block::offset(const void* p, size_t bytes, size_t alignment, const char* what, Site site) {
-  const uintptr_t offset = reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(shared_);
-  if (offset > launch.shared_bytes || bytes > launch.shared_bytes - offset)
-    fail(std::string(what) + ": " + std::to_string(bytes) + " bytes at shared offset " +
-             std::to_string(static_cast<intptr_t>(offset)) + ", the block has " + std::to_string(launch.shared_bytes),
-         site);
-  if (offset % alignment != 0)
-    fail(std::string(what) + ": shared offset " + std::to_string(offset) + " is no multiple of " +
-             std::to_string(alignment),
-         site);
-  return static_cast<uint32_t>(offset);
-}
-
-void Block::wrote(Thread& writer, uint32_t offset, uint32_t bytes) { writer.unpublished.push_back({offset, bytes}); }
-
-void Block::landed(uint32_t offset, const void* from, size_t bytes) {
-  std::memcpy(shared_ + offset, from, bytes);
-  std::memcpy(async_view() + offset, from, bytes);
-}
-
-void Block::poison(uint32_t offset, size_t bytes) {
-  std::memset(shared_ + offset, 0xff, bytes);
-  std::memset(async_view() + offset, 0xff, bytes);
-}
-
 // ---- what must not be left behind
 
 void Block::check_exit(Thread& thread) {
@@ -294,7 +238,7 @@ void Block::check_end() {
   std::erase_if(late_, [](const LatePtr& late) { return late->done; });
   for (size_t i = 0; i < kGuardBytes; ++i)
     if (shared_[launch.shared_bytes + i] != std::byte{kGuardByte}) fail("a write past the end of shared memory", {});
-  if (!late_.empty()) fail("the block ends with a copy on its way that nobody waited for", {});
+  if (!late_.empty() || !slow_.empty()) fail("the block ends with a copy on its way that nobody waited for", {});
   for (const auto& [offset, barrier] : barriers)
     if (barrier.bytes != 0) fail("the block ends with a barrier that still waits for bytes", {});
   const bool waited = std::any_of(&threads_[0], &threads_[num_threads], [](auto& t) { return t.launch_waited; });

@@ -1,5 +1,6 @@
 // One emulated thread block: its fibers, who may run, who waits for what, shared memory as the two kinds of readers see
-// it, and copies that are on their way. block.cpp schedules; the other files of this folder are the wrappers.
+// it, and copies that are on their way. block.cpp schedules, shared.cpp moves bytes, the other files of this folder are
+// the wrappers.
 #pragma once
 
 #include <exception>
@@ -21,10 +22,10 @@ struct Random {
   bool one_in(uint32_t n) { return below(n) == 0; }
 };
 
-// Something that happens later: at a random moment, or when somebody waits for it.
+// Something that happens later: at a random moment, or, when it is a slow one, not before somebody waits for it.
 struct Late {
   std::function<void()> happen;
-  bool done = false;
+  bool slow = false, done = false;
 };
 using LatePtr = std::shared_ptr<Late>;
 
@@ -122,7 +123,8 @@ class Block {
     wake(meeting.waiting);
   }
 
-  LatePtr later(std::function<void()> happen);
+  // `forced`: somebody waits for it with a call of its own, so it may be slow for ever.
+  LatePtr later(std::function<void()> happen, bool forced);
   void happen(Late& late);
 
   uint32_t offset(const void* p, size_t bytes, size_t alignment, const char* what, Site site);
@@ -151,7 +153,7 @@ class Block {
   void ready(Thread& thread);
   void resume(Thread& thread);
   void cancel();
-  bool happen_some();
+  bool happen_some(bool nothing_else);
   void check_exit(Thread& thread);
   void check_end();
   std::string deadlock() const;
@@ -164,7 +166,7 @@ class Block {
   std::vector<Warpgroup> warpgroups_;
   std::byte* shared_ = nullptr;
   std::unique_ptr<std::byte[]> async_view_;
-  std::vector<LatePtr> late_;
+  std::vector<LatePtr> late_, slow_;
   std::vector<std::vector<Thread*>> ready_;  // per warp
   std::vector<int> ready_warps_;
   int current_warp_ = -1, starved_warp_ = -1, live_;

@@ -108,11 +108,13 @@ void bulk_load(void* shared, const void* global, uint32_t bytes, Barrier* b, L2,
   const void* from = emulator::global(global, bytes, false, site);
   const uint32_t offset = block.offset(shared, bytes, 16, "bulk_load", site);
   block.poison(offset, bytes);
-  block.later([&block, &barrier, from, offset, bytes, site] {
-    block.landed(offset, from, bytes);
-    add_bytes(block, barrier, -static_cast<int64_t>(bytes), "bulk_load", site);
-    check_phase(block, barrier);
-  });
+  block.later(
+      [&block, &barrier, from, offset, bytes, site] {
+        block.landed(offset, from, bytes);
+        add_bytes(block, barrier, -static_cast<int64_t>(bytes), "bulk_load", site);
+        check_phase(block, barrier);
+      },
+      false);
   block.maybe_yield();
 }
 
@@ -125,11 +127,13 @@ void bulk_store(void* global, const void* shared, uint32_t bytes, Site site) {
   if (std::memcmp(source, block.shared() + offset, bytes) != 0)
     block.fail("bulk_store reads shared memory that was written without fence_async_shared()", site);
   std::vector<std::byte> issued(source, source + bytes);
-  block.self().open_stores.push_back(block.later([&block, to, source, bytes, site, issued = std::move(issued)] {
-    if (std::memcmp(source, issued.data(), bytes) != 0)
-      block.fail("the source of a bulk_store was changed before bulk_wait_read()", site);
-    std::memcpy(to, source, bytes);
-  }));
+  block.self().open_stores.push_back(block.later(
+      [&block, to, source, bytes, site, issued = std::move(issued)] {
+        if (std::memcmp(source, issued.data(), bytes) != 0)
+          block.fail("the source of a bulk_store was changed before bulk_wait_read()", site);
+        std::memcpy(to, source, bytes);
+      },
+      true));
   block.maybe_yield();
 }
 
@@ -162,7 +166,7 @@ void copy_async16(void* shared, const void* global, Site site) {
   std::memset(block.shared() + offset, 0xff, 16);
   block.wrote(block.self(), offset, 16);
   block.self().copies.back().push_back(
-      block.later([&block, from, offset] { std::memcpy(block.shared() + offset, from, 16); }));
+      block.later([&block, from, offset] { std::memcpy(block.shared() + offset, from, 16); }, true));
 }
 
 void copy_async_commit(Site site) { Block::current("copy_async_commit", site).self().copies.emplace_back(); }

@@ -1,0 +1,136 @@
+// Compiles tests of GPU kernels for the emulator, with the host compiler alone: a native test, the kernels it runs and
+// the emulator. Objects are kept under build/gpu-tests until a source changes.
+import { type ExecFileException, execFile } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { basename, dirname, join } from 'node:path'
+import { promisify } from 'node:util'
+
+const ROOT = join(import.meta.dirname, '..', '..')
+const OUTPUT = join(ROOT, 'build', 'gpu-tests')
+const COMPILER = [...(process.env.CMAKE_CXX_COMPILER_LAUNCHER?.split(' ') ?? []), process.env.CXX ?? 'c++']
+const FLAGS = ['-std=c++20', '-O1', '-Wall', '-Wextra', '-ffp-contract=off']
+
+/** A change to a source, as text: every `from` occurs exactly once. */
+export interface Patch {
+  file: string
+  edits: (readonly [from: string, to: string])[]
+}
+
+export interface Run {
+  ok: boolean
+  output: string
+}
+
+const exec = promisify(execFile)
+let running = 0
+const waiting: (() => void)[] = []
+
+/** As many processes at a time as there are cores. */
+async function spawn(command: string[], timeout = 60_000): Promise<Run> {
+  if (running >= availableParallelism()) await new Promise<void>((resolve) => waiting.push(resolve))
+  else running++
+  try {
+    const { stdout, stderr } = await exec(command[0]!, command.slice(1), { cwd: ROOT, timeout })
+    return { ok: true, output: stdout + stderr }
+  } catch (error) {
+    const { stdout = '', stderr = '', killed, signal } = error as ExecFileException
+    const how = killed ? 'timed out' : signal ? `killed by ${signal}` : ''
+    return { ok: false, output: `${stdout}${stderr}${how}` }
+  } finally {
+    const next = waiting.shift()
+    if (next) next()
+    else running--
+  }
+}
+
+const filesOf = (folder: string): string[] =>
+  readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
+    .filter((name) => /\.(h|cpp|cu)$/.test(name))
+    .map((name) => join(folder, name))
+    .sort()
+const sources = [...filesOf('native'), ...filesOf('tests/native')]
+const hash = createHash('sha256').update(FLAGS.join(' '))
+for (const file of sources) hash.update(file).update(readFileSync(join(ROOT, file)))
+const objects = join(OUTPUT, hash.digest('hex').slice(0, 16))
+const inProgress = new Map<string, Promise<string>>()
+
+async function compile(source: string, object: string, includes: string[]): Promise<string> {
+  const include = [...includes, 'native', 'tests/native'].map((folder) => `-I${folder}`)
+  const temporary = `${object}.${process.pid}`
+  const command = [...COMPILER, ...FLAGS, ...include, '-x', 'c++', '-c', source, '-o', temporary]
+  const { ok, output } = await spawn(command)
+  if (!ok) throw new Error(`${source} does not compile:\n${output}`)
+  renameSync(temporary, object) // another test process may have been faster
+  return object
+}
+
+/** The object of an unchanged source. */
+function objectOf(source: string): Promise<string> {
+  const object = join(objects, `${basename(source)}.o`)
+  const known = inProgress.get(object)
+  if (known) return known
+  mkdirSync(objects, { recursive: true })
+  const made = existsSync(object) ? Promise.resolve(object) : compile(source, object, [])
+  inProgress.set(object, made)
+  return made
+}
+
+export interface Program {
+  /** A file of tests/native, without its extension. */
+  test: string
+  /** .cu files that it runs. */
+  kernels: string[]
+}
+
+async function link(name: string, parts: Promise<string>[]): Promise<string> {
+  const program = join(objects, name)
+  const { ok, output } = await spawn([...COMPILER.slice(-1), ...(await Promise.all(parts)), '-o', program])
+  if (!ok) throw new Error(`${name} does not link:\n${output}`)
+  return program
+}
+
+const emulator = (): Promise<string>[] =>
+  filesOf('native/gpu/emulator')
+    .filter((file) => file.endsWith('.cpp'))
+    .map(objectOf)
+
+/** Builds a test and runs it. */
+export async function runProgram({ test, kernels }: Program, args: string[] = []): Promise<Run> {
+  const parts = [objectOf(`tests/native/${test}.cpp`), ...kernels.map(objectOf), ...emulator()]
+  return spawn([await link(`${test}.${process.pid}`, parts), ...args])
+}
+
+export interface Mutant extends Patch {
+  name: string
+  program: Program
+  /** The part of the test that must notice. */
+  part: string
+}
+
+/** The test with a changed source: the first kernel that includes it is compiled again. */
+export async function runMutant({ name, program, part, ...patch }: Mutant): Promise<Run> {
+  const mutant = join('mutants', name.replaceAll(' ', '_'))
+  const folder = join(objects, mutant)
+  const changed = join(folder, patch.file)
+  mkdirSync(dirname(changed), { recursive: true })
+  writeFileSync(changed, applyPatch(patch))
+  // Of kernels that share a changed header one is enough; linked first, its inline functions are everybody's.
+  const kernel = patch.file.endsWith('.cu') ? patch.file : program.kernels[0]!
+  const object = compile(kernel === patch.file ? changed : kernel, join(folder, 'kernel.o'), [
+    join(folder, 'native'),
+  ])
+  const others = program.kernels.filter((source) => source !== kernel).map(objectOf)
+  const parts = [object, ...others, objectOf(`tests/native/${program.test}.cpp`), ...emulator()]
+  return spawn([await link(join(mutant, 'program'), parts), part], 30_000)
+}
+
+export function applyPatch({ file, edits }: Patch): string {
+  let text = readFileSync(join(ROOT, file), 'utf8')
+  for (const [from, to] of edits) {
+    if (text.split(from).length !== 2) throw new Error(`${file} does not hold once: ${from}`)
+    text = text.replace(from, () => to)
+  }
+  return text
+}
