@@ -75,7 +75,11 @@ describe('a converted checkpoint', () => {
       expectSameBits(await logits(again, dtype), stored)
       const other = /holds int. weights, dtype 'bf16' was asked for/
       await expectError(loadModel(out, { dtype: 'bf16' }), 'ERR_OPENMOE_DTYPE', other)
-      await expectError(convertCheckpoint(out, newFolder(), { dtype: 'f32' }), 'ERR_OPENMOE_DTYPE', /cannot become f32/)
+      await expectError(
+        convertCheckpoint(out, newFolder(), { dtype: 'f32' }),
+        'ERR_OPENMOE_DTYPE',
+        /cannot become f32/,
+      )
     }
   })
 

@@ -88,7 +88,9 @@ describeOp('grouped_gemm', (t) => {
         const actual = await run((p) => groupedGemm(p, x, packed, i32(offsets)))
         const stored = await storedWeights(t.device(), packed, weight)
         const bound = isGpu ? BF16_NMSE : F32_NMSE
-        expect(nmse(actual.data, reference(roundedRows(x, dtype, backend), stored, offsets, inFeatures))).toBeLessThan(bound)
+        expect(
+          nmse(actual.data, reference(roundedRows(x, dtype, backend), stored, offsets, inFeatures)),
+        ).toBeLessThan(bound)
       },
     )
 

@@ -6,7 +6,16 @@ import type { HostTensor, MatrixDtype } from '../../lib/tensor.ts'
 import { groupedGemm as groupedGemmReference } from '../reference/grouped_gemm.ts'
 import { groupedGemmSwiglu as reference } from '../reference/grouped_gemm_swiglu.ts'
 import { expectError } from '../support/expect_error.ts'
-import { BF16_NMSE, expectClose, expectSameBits, F32_NMSE, roundedRows, rows, storedWeights, throughBf16 } from '../support/op_fixture.ts'
+import {
+  BF16_NMSE,
+  expectClose,
+  expectSameBits,
+  F32_NMSE,
+  roundedRows,
+  rows,
+  storedWeights,
+  throughBf16,
+} from '../support/op_fixture.ts'
 import { describeOp, f32, i32, nmse, openOther, randomTensor } from './describe_op.ts'
 
 /** Activations rounded to bf16, serving.md 3.1; three of them are multiplied. */

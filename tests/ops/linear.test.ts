@@ -10,7 +10,9 @@ import { describeOp, f32, nmse, openOther, randomTensor } from './describe_op.ts
 const SHAPES = [
   ...[0, 1, 2, 3, 4, 5, 7, 12, 13, 33, 97, 200].map((tokens) => [tokens, 67, 135] as const),
   ...[1, 2, 3, 8, 16, 31, 32, 33, 63, 64, 65, 96].map((out) => [5, out, 40] as const),
-  ...[1, 2, 3, 31, 32, 33, 127, 128, 129, 255, 256, 257, 511, 770].map((inFeatures) => [14, 40, inFeatures] as const),
+  ...[1, 2, 3, 31, 32, 33, 127, 128, 129, 255, 256, 257, 511, 770].map(
+    (inFeatures) => [14, 40, inFeatures] as const,
+  ),
   [1, 1000, 768] as const,
   [2, 300, 1025] as const,
   [222, 256, 511] as const,

@@ -83,8 +83,17 @@ describe.each(['int8', 'int4'] as const)('%s weights', (dtype) => {
     for (const { data, rowStride, colStride } of files) {
       const file = write(`weights-${rowStride}`, new Uint8Array(data.buffer))
       const matrix = device.emptyMatrix(dtype, { count: 1, outFeatures: rows, inFeatures: cols })
-      for (const [begin, end] of [[0, 41], [41, 77]] as const) {
-        const source = { file, offset: 4 * begin * rowStride, dtype: dtypeIndex('f32'), rows: end - begin, cols }
+      for (const [begin, end] of [
+        [0, 41],
+        [41, 77],
+      ] as const) {
+        const source = {
+          file,
+          offset: 4 * begin * rowStride,
+          dtype: dtypeIndex('f32'),
+          rows: end - begin,
+          cols,
+        }
         await device.loadMatrix({ ...source, rowStride, colStride }, matrix, 0, begin)
       }
       expect(await device.readMatrix(matrix, 0, matrix.bytes)).toEqual(expected)
