@@ -1,4 +1,4 @@
-// What int8 and int4 weights cost in quality: npx tsx scripts/quantization-quality.ts [FOLDER of <domain>-*.txt]
+// What int8 and int4 weights cost in quality: npx tsx bench/quantization_quality.ts [FOLDER of <domain>-*.txt]
 // Prints the tables of docs/quantization.md: the error of the logits on the golden cases and the bundled model, and bits
 // per byte of each domain's texts.
 import { readdirSync, readFileSync } from 'node:fs'
@@ -46,7 +46,7 @@ async function logitErrors(name: string, folder: string, ids: number[][]): Promi
 
 /** Nats of the windows of a text, as bits per byte. */
 async function bitsPerByte(model: Model, text: string): Promise<number> {
-  const ids = model.tokenizer!.encode(text)
+  const ids = model.tokenizer.encode(text)
   let nats = 0
   for (let start = 0; start < ids.length; start += WINDOW) {
     const { logprobs } = await model.score([0, ...ids.slice(start, start + WINDOW)])
