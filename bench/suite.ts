@@ -44,10 +44,7 @@ export async function runSuite(options: BenchOptions): Promise<string[]> {
   if (baseline) compareWithReport(report.results, baseline).forEach((line) => suite.progress.print(line))
   else if (options.compare) report.results.push(...(await compareWithRevision(suite, options)))
   if (options.json) write(options.json, `${JSON.stringify(report, null, 2)}\n`)
-  if (options.html) {
-    const { htmlPage } = await import('./html.ts') // vega takes half a second to load
-    write(options.html, await htmlPage(report))
-  }
+  if (options.html) await writePage(options.html, report)
   suite.progress.stop()
   return report.failures
 }
@@ -205,6 +202,11 @@ export class Suite {
   finish(): Promise<void> {
     return this.lab.dispose()
   }
+}
+
+async function writePage(file: string, report: Report): Promise<void> {
+  const { htmlPage } = await import('./html.ts') // vega takes half a second to load
+  write(file, await htmlPage(report))
 }
 
 function write(file: string, text: string): void {

@@ -2,6 +2,8 @@
 import { OpenMoeError } from './errors.ts'
 import { callNative, native, type NativeDevice, type NativeGpuReport } from './native.ts'
 
+export type { NativeGpuReport as GpuReport } from './native.ts'
+
 export interface DeviceOptions {
   /** Compute threads of the CPU; default: the physical cores this process may use. */
   threads?: number
@@ -62,7 +64,7 @@ export async function openBackend(
   if (name !== 'auto' && name !== 'cpu') {
     throw new OpenMoeError(
       'ERR_OPENMOE_INVALID_ARG',
-      `device: '${name}' is unknown. Use 'auto', 'cpu', 'cuda' or 'cuda:N'.`,
+      `device: '${name}' is unknown. Use 'auto', 'cpu' or 'cuda' ('cuda:1' is the second GPU).`,
     )
   }
   const isa = options.isa ?? process.env.OPENMOE_ISA

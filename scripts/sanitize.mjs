@@ -1,5 +1,5 @@
 // The native tests under ASan + UBSan and under TSan, the addon's tests under ASan, and proof that a planted bug is
-// caught. Usage: npm run sanitize [address|thread|addon ...]
+// caught; the tests on the emulated GPU under ASan. Usage: npm run sanitize [address|thread|addon|emulator ...]
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, realpathSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -13,7 +13,16 @@ let failed = 0
 
 if (wants('address')) nativeTests('address', 'address,undefined', 'overflow')
 if (wants('thread')) nativeTests('thread', 'thread', 'race')
-if (wants('addon')) addonTests()
+if (wants('addon')) addonTests('addon', ['tests/ops', 'tests/tokenizer'])
+if (wants('emulator'))
+  addonTests('emulator', [
+    'tests/device',
+    'tests/layers',
+    'tests/ops/moe_',
+    'tests/ops/grouped_',
+    '-t',
+    'emulat',
+  ])
 process.exit(failed === 0 ? 0 : 1)
 
 /** Builds tests/native with a sanitizer, runs every executable, then one with a planted bug, which must fail. */
@@ -33,31 +42,44 @@ function nativeTests(name, sanitizers, bug) {
   expect(`${name}: planted ${bug} is caught`, run(planted, [`--plant=${bug}`]), false)
 }
 
-/** The op and tokenizer tests against an ASan build of the addon, inside the stock node. */
-function addonTests() {
+/** Tests against an ASan build of the addon and of the emulator, inside the stock node. */
+function addonTests(name, tests) {
   const folder = build('address', 'address,undefined', ['-DOPENMOE_TESTS=ON'])
   const library = (name) => realpathSync(output('g++', [`-print-file-name=${name}`]))
-  const status = run('npx', ['vitest', 'run', 'tests/ops', 'tests/tokenizer'], {
+  const status = run('npx', ['vitest', 'run', ...tests], {
     OPENMOE_NATIVE_PATH: join(folder, 'openmoe.node'),
     // libstdc++ after libasan, so that exceptions are intercepted; leaks are node's own at exit
     LD_PRELOAD: `${library('libasan.so')} ${library('libstdc++.so')}`,
     ASAN_OPTIONS: 'detect_leaks=0:exitcode=99',
   })
-  expect('address: addon tests', status, true)
+  expect(`address: ${name} tests`, status, true)
 }
 
 function build(name, sanitizers, options) {
   const folder = join(root, 'build', `sanitize-${name}`)
   const configured = spawnSync(
     'cmake',
-    ['-S', root, '-B', folder, '-DCMAKE_BUILD_TYPE=Debug', `-DOPENMOE_SANITIZE=${sanitizers}`, ...options],
+    [
+      '-S',
+      root,
+      '-B',
+      folder,
+      '-DCMAKE_BUILD_TYPE=Debug',
+      `-DOPENMOE_SANITIZE=${sanitizers}`,
+      '-DOPENMOE_CUDA=off',
+      ...options,
+    ],
     { stdio: ['ignore', 'ignore', 'inherit'] },
   )
   const built =
     configured.status === 0 &&
-    spawnSync('cmake', ['--build', folder, '-j', String(availableParallelism())], {
-      stdio: ['ignore', 'ignore', 'inherit'],
-    }).status === 0
+    spawnSync(
+      'cmake',
+      ['--build', folder, '--target', 'all', 'openmoe_cuda_emulator', '-j', String(availableParallelism())],
+      {
+        stdio: ['ignore', 'ignore', 'inherit'],
+      },
+    ).status === 0
   if (!built || !existsSync(folder)) {
     console.error(`sanitize: the ${name} build failed`)
     process.exit(1)

@@ -105,7 +105,7 @@ const filesOf = (folder: string, extension: RegExp): string[] =>
     .sort()
 
 const libFiles = filesOf('lib', /\.ts$/)
-const nativeFiles = filesOf('native', /\.(h|cpp)$/)
+const nativeFiles = filesOf('native', /\.(h|cpp|cu)$/)
 
 function partOf(file: string): (typeof PARTS)[number] {
   const name = file.replace(/^lib\//, '')
@@ -203,6 +203,30 @@ describe('native/', () => {
     const headers = including(/intrin\.h$|^arm_neon\.h$|^arm_sve\.h$/)
     const calls = nativeFiles.filter((file) => /\b_mm(?:256|512)?_\w+\(/.test(text(file)))
     expect([...new Set([...headers, ...calls])].filter((file) => !allowed(file))).toEqual([])
+  })
+})
+
+describe('GPU code', () => {
+  const gpuFiles = nativeFiles.filter((file) => file.endsWith('.cu') || file.startsWith('native/gpu/'))
+  const ptx = ['native/gpu/ptx.h', 'native/gpu/wgmma_ptx.h']
+  const cuda = [...ptx, 'native/gpu/cuda_runtime.cu']
+  const withText = (pattern: RegExp, allowed: string[]): string[] =>
+    gpuFiles.filter((file) => !allowed.includes(file) && pattern.test(text(file)))
+
+  it('holds assembly in the PTX headers only, and no CUDA keyword outside what maps them', () => {
+    const emulator = gpuFiles.filter((file) => file.startsWith('native/gpu/emulator/'))
+    expect(withText(/\basm\s*(volatile)?\s*\(/, [...ptx, ...emulator])).toEqual([])
+    expect(withText(/__global__|__device__|__shared__|<<<|\b(threadIdx|blockIdx)\b/, cuda)).toEqual([])
+  })
+
+  it('includes CUDA headers in the runtime only', () => {
+    expect(withText(/#include\s*[<"]cuda/, cuda)).toEqual([])
+  })
+
+  it('has a launcher in the list for every kernel of an op', () => {
+    const listed = [...text('native/gpu/op_list.h').matchAll(/\bX\((\w+), \w+\)/g)].map((match) => match[1]!)
+    const kernels = filesOf('native/ops', /\.cu$/).map((file) => posix.basename(file, '.cu'))
+    expect([...listed].sort()).toEqual(kernels)
   })
 })
 

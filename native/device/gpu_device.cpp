@@ -22,7 +22,8 @@ gpu::Runtime* open_gpu(const GpuOptions& options);  // device/gpu_module.cpp
 namespace {
 
 constexpr int64_t kStaged = int64_t{1} << 24;  // weights on their way to the device, 32 MiB
-constexpr int kLoadThreads = 8;                // more do not read faster
+constexpr int64_t kStagedInTests = int64_t{1} << 12;
+constexpr int kLoadThreads = 8;  // more do not read faster
 
 // What buffers share with their device: they may outlive it.
 struct Gpu {
@@ -87,6 +88,7 @@ class GpuDevice : public Device {
   explicit GpuDevice(const GpuOptions& options) : gpu_(std::make_shared<Gpu>()) {
     gpu_->name = options.module + ":" + std::to_string(options.index);
     gpu_->runtime.reset(open_gpu(options));
+    staged_most_ = gpu_->runtime->is_for_tests() ? kStagedInTests : kStaged;
   }
 
   std::string name() const override { return gpu_->name; }
@@ -122,8 +124,8 @@ class GpuDevice : public Device {
     const bool by_rows = source.col_stride <= source.row_stride || source.rows == 1;
     const auto whole_blocks = [](int64_t n) { return std::max<int64_t>(n / 64 * 64, 64); };
     const int64_t cols =
-        by_rows ? std::min(source.cols, kStaged) : whole_blocks(kStaged / std::max<int64_t>(source.rows, 1));
-    const int64_t rows = std::max<int64_t>(kStaged / std::max<int64_t>(cols, 1), 1);
+        by_rows ? std::min(source.cols, staged_most_) : whole_blocks(staged_most_ / std::max<int64_t>(source.rows, 1));
+    const int64_t rows = std::max<int64_t>(staged_most_ / std::max<int64_t>(cols, 1), 1);
     for (int64_t row = 0; row < source.rows; row += rows)
       for (int64_t col = 0; col < source.cols; col += cols) {
         MatrixSource block = source;
@@ -136,7 +138,7 @@ class GpuDevice : public Device {
   }
   void load_rows(const MatrixSource& source, Buffer& to, size_t offset, DType dtype,
                  const std::atomic<bool>& stop) override {
-    const int64_t rows = std::max<int64_t>(kStaged / 2 / std::max<int64_t>(source.cols, 1), 1);
+    const int64_t rows = std::max<int64_t>(staged_most_ / 2 / std::max<int64_t>(source.cols, 1), 1);
     std::vector<std::byte> host(static_cast<size_t>(std::min(rows, source.rows) * source.cols) * bytes_of(dtype));
     for (int64_t row = 0; row < source.rows; row += rows) {
       MatrixSource block = source;
@@ -148,7 +150,7 @@ class GpuDevice : public Device {
     }
   }
   void pack_matrix(const float* from, const MatrixTarget& target) override {
-    const int64_t cols = target.in_features, rows = std::max<int64_t>(kStaged / std::max<int64_t>(cols, 1), 1);
+    const int64_t cols = target.in_features, rows = std::max<int64_t>(staged_most_ / std::max<int64_t>(cols, 1), 1);
     for (int64_t index = 0; index < target.count; ++index)
       for (int64_t row = 0; row < target.out_features; row += rows) {
         const int64_t count = std::min(rows, target.out_features - row);
@@ -161,7 +163,7 @@ class GpuDevice : public Device {
   void run(const Program& program, const RunOptions& options) override {
     reserve(program.arena_bytes);
     gpu::Runtime& runtime = *gpu_->runtime;
-    if (runtime.poisons()) poison(program);
+    if (runtime.is_for_tests()) poison(program);
     gpu_->expect(runtime.begin_run(static_cast<int>(program.records.size()), options.microseconds));
     for (size_t i = 0; i < program.records.size(); ++i) {
       if (options.stop && options.stop->load(std::memory_order_relaxed)) {
@@ -239,7 +241,7 @@ class GpuDevice : public Device {
   }
 
   uint16_t* staging() {
-    staged_.resize(kStaged);
+    staged_.resize(staged_most_);
     return staged_.data();
   }
   // The first rows * cols numbers of staging(), into the weight image.
@@ -262,6 +264,7 @@ class GpuDevice : public Device {
 
   std::shared_ptr<Gpu> gpu_;
   std::shared_ptr<Buffer> arena_, staged_on_device_;
+  int64_t staged_most_;
   std::vector<uint16_t> staged_;
   std::unique_ptr<Cpu> cpu_;
 };

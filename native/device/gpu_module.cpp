@@ -31,11 +31,10 @@ GpuModule load(const std::string& name) {
   std::error_code ignored;
   result.is_built = std::filesystem::exists(path, ignored);
   if (!result.is_built) {
-    result.problem = name == "cuda"
-                         ? "this build has no CUDA module, because nvcc was not found when it was made. Install the "
-                           "CUDA toolkit (12.8 or newer), put nvcc on PATH and run: npm run build"
-                         : "the emulator is not built. Run: cmake --build build/native --target "
-                           "openmoe_cuda_emulator";
+    result.problem = name == "cuda" ? "this build has no CUDA module: no nvcc 12.8 or newer was found when it was "
+                                      "made. Install the CUDA toolkit, put nvcc on PATH and run: npm run build"
+                                    : "the emulator is not built. Run: cmake --build build/native --target "
+                                      "openmoe_cuda_emulator";
     return result;
   }
   // Every symbol now, none for others: two modules hold kernels of the same names.

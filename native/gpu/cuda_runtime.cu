@@ -244,9 +244,17 @@ Status count(int* devices) noexcept {
   if (error == cudaSuccess) return {};
   cudaGetLastError();
   *devices = 0;
-  if (error == cudaErrorInsufficientDriver)
-    return {"DEVICE_UNAVAILABLE", "no NVIDIA driver, or one older than the CUDA this module was built with"};
-  if (error == cudaErrorNoDevice) return {"DEVICE_UNAVAILABLE", "the driver sees no device (CUDA_VISIBLE_DEVICES?)"};
+  if (error == cudaErrorInsufficientDriver) {
+    int driver = 0, runtime = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
+    if (driver == 0) return {"DEVICE_UNAVAILABLE", "no NVIDIA driver is installed"};
+    return {"DEVICE_UNAVAILABLE", "the NVIDIA driver is for CUDA " + version(driver) + ", this module for " +
+                                      version(runtime) + ". Update the driver"};
+  }
+  if (error == cudaErrorNoDevice)
+    return {"DEVICE_UNAVAILABLE", "the driver sees no GPU; CUDA_VISIBLE_DEVICES may hide it"};
   return {"DEVICE_UNAVAILABLE", describe_error(error)};
 }
 

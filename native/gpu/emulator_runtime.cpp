@@ -57,7 +57,7 @@ class EmulatorRuntime final : public Runtime {
   Status fill(void* to, int byte, size_t bytes) noexcept override {
     return locked([&] { machine_.fill(to, byte, bytes); });
   }
-  bool poisons() const noexcept override { return true; }
+  bool is_for_tests() const noexcept override { return true; }
   Status pack(const PackWeights& args) noexcept override {
     return locked([&] {
       pack_weights(args, stream_);

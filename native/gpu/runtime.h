@@ -47,8 +47,8 @@ class Runtime {
   virtual Status copy_out(void* to, const void* from, size_t bytes) noexcept = 0;
   virtual Status fill(void* to, int byte, size_t bytes) noexcept = 0;
 
-  // Whether memory that nobody has written yet should be made to look like it (tests).
-  virtual bool poisons() const noexcept { return false; }
+  // A test back end wants memory that nobody has written yet to look like it, and long work cut into small pieces.
+  virtual bool is_for_tests() const noexcept { return false; }
 
   virtual Status pack(const PackWeights& args) noexcept = 0;
 

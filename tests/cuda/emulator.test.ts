@@ -2,15 +2,16 @@
 import { expect, it } from 'vitest'
 
 import { runProgram } from './gpu_program.ts'
+import { MOE_MUTANTS } from './moe_mutants.ts'
 
-const MOE = ['router', 'gating', 'routing', 'permute', 'unpermute'].map((op) => `native/ops/moe_${op}.cu`)
+const MOE = MOE_MUTANTS[0]!.program.kernels
 const GEMMS = ['native/ops/grouped_gemm.cu', 'native/ops/grouped_gemm_swiglu.cu']
 
 it.each([
   { what: 'computes what the PTX manual says, wrapper by wrapper', test: 'gpu_wrappers_test', kernels: [] },
   { what: 'refuses every broken rule, on every schedule', test: 'gpu_rules_test', kernels: [] },
   { what: 'runs the grouped GEMMs right, on both kernel paths', test: 'gpu_gemm_test', kernels: GEMMS },
-  { what: 'runs the small kernels of a MoE layer right', test: 'gpu_moe_test', kernels: MOE },
+  { what: 'routes, permutes and packs as slow and obvious loops do', test: 'gpu_moe_test', kernels: MOE },
 ])('the emulator $what', { timeout: 180_000 }, async ({ test, kernels }) => {
   expect(await runProgram({ test, kernels })).toEqual({ ok: true, output: 'ok\n' })
 })

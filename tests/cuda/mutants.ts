@@ -1,6 +1,7 @@
 // Bugs that GPU kernels are known for, planted one at a time. Each is an edit of a source and the part of a native test
 // that must notice. An edit whose text is no longer there is an error: the table follows the kernels.
 import type { Mutant, Patch, Program } from './gpu_program.ts'
+import { MOE_MUTANTS } from './moe_mutants.ts'
 
 const HOPPER = 'native/gpu/hopper_gemm.h'
 const PORTABLE = 'native/gpu/portable_gemm.h'
@@ -187,75 +188,4 @@ const SM80 = [
   ]),
 ]
 
-const MOE_OPS = ['moe_router', 'moe_gating', 'moe_routing', 'moe_permute', 'moe_unpermute']
-
-const moe = (op: string, part: string): ((name: string, edits: Patch['edits'], file?: string) => Mutant) => {
-  const others = MOE_OPS.filter((other) => other !== op)
-  const program = { test: 'gpu_moe_test', kernels: [op, ...others].map((name) => `native/ops/${name}.cu`) }
-  return (name, edits, file = `native/ops/${op}.cu`) => ({ name, file, edits, part, program })
-}
-const TOP_K = 'native/gpu/top_k_softmax.h'
-
-const router = moe('moe_router', 'router')
-const gating = moe('moe_gating', 'gating')
-const routing = moe('moe_routing', 'routing')
-const permute = moe('moe_permute', 'permute')
-const unpermute = moe('moe_unpermute', 'permute')
-const hostileRouting = moe('moe_routing', 'hostile')
-const hostilePermute = moe('moe_permute', 'hostile')
-
-/** Which expert, which row, in which order. */
-const MOE = [
-  router('logits used before they are all there', [['  block_sync();\n  for (int t', '  for (int t']]),
-  router('a sum over half of the lanes', [['mask = kWarp / 2; mask > 0', 'mask = kWarp / 2; mask > 1']]),
-  router('the last block computes tokens that are not there', [
-    ['t < kTokens && first_token + t < a.num_tokens', 't < kTokens'],
-  ]),
-  gating('ties to the highest expert', [['a.expert < b.expert);', 'a.expert > b.expert);']], TOP_K),
-  gating(
-    'weights over the chosen experts only',
-    [['e < num_experts; e += kWarp) sum', 'e < top_k; e += kWarp) sum']],
-    TOP_K,
-  ),
-  gating('the best expert twice', [['last.expert < 0 || is_before(last, candidate)', 'true']], TOP_K),
-  routing('a lane counted where there are several', [['counted + popcount(same);', 'counted + 1;']]),
-  routing('lanes that count themselves', [['((1u << lane_id()) - 1)', '((2u << lane_id()) - 1)']]),
-  routing('idle lanes that match', [['0x80000000u | lane_id()', '0u']]),
-  routing('token order instead of choice order', [
-    ['(first + position % tokens) * a.top_k + position / tokens', 'first * a.top_k + position'],
-  ]),
-  routing('counts read while another lane writes them', [
-    ['      warp_sync();\n      if (kWrite', '      if (kWrite'],
-    ['counted + popcount(same);\n      warp_sync();', 'counted + popcount(same);'],
-  ]),
-  routing('runs continued before the sums are there', [
-    ['num_experts);\n  block_sync();\n  walk<true>', 'num_experts);\n  walk<true>'],
-  ]),
-  routing('sums over warps that still count', [
-    ['own);\n  block_sync();\n  sum_over_warps', 'own);\n  sum_over_warps'],
-  ]),
-  routing('one choice more than the capacity', [['rank < capacity;', 'rank <= capacity;']]),
-  routing('ranks that go on across groups', [['- load(r.seen + at);', ';']]),
-  routing('rows that do not follow the groups before', [['+ load(r.start + at) + rank', '+ rank']]),
-  permute('a panel without its swizzle', [
-    ['panel_offset(rows, at, col)', 'panel_offset(rows, at / 8 * 8, col) + at % 8 * kRowBytes'],
-  ]),
-  permute('features past the last left as they were', [['col < padded;', 'col < a.hidden_size;']]),
-  permute('a dropped choice that takes row 0', [['if (at >= 0) store', 'store']]),
-  unpermute('weights of the wrong choice', [
-    ['load(a.expert_weights.as<float>() + choice)', 'load(a.expert_weights.as<float>() + token * a.top_k)'],
-  ]),
-  unpermute('a dropped choice that is added', [['if (at < 0) continue;', '']]),
-  unpermute('the residual of another token', [
-    ['add_residual(low, a.x.as<float>() + token', 'add_residual(low, a.x.as<float>() + (token ^ 1)'],
-  ]),
-  hostileRouting('experts out of range', [
-    ['if (expert >= 0 && expert < r.op.num_experts) return expert;', 'return expert;'],
-  ]),
-  hostilePermute('rows out of range that nobody reports', [
-    ['if (row < -1 || row >= num_rows) store(fault, 1);', ''],
-  ]),
-  hostilePermute('offsets that nobody checks', [['if (block_id() == 0) check_offsets(a, fault);', '']]),
-]
-
-export const MUTANTS: Mutant[] = [...PIPELINE, ...EPILOGUE, ...SCHEDULE, ...SM80, ...MOE]
+export const MUTANTS: Mutant[] = [...PIPELINE, ...EPILOGUE, ...SCHEDULE, ...SM80, ...MOE_MUTANTS]

@@ -7,7 +7,7 @@ import { type DType, dtypeIndex, type HostTensor, type Matrix, tensor } from '..
 import { expectError } from '../support/expect_error.ts'
 import { expectSameBits, throughBf16, toBf16 } from '../support/op_fixture.ts'
 import { tempFolder } from '../support/temp_folder.ts'
-import { f32, i32, random } from './describe_op.ts'
+import { backends, f32, i32, random } from './describe_op.ts'
 
 type FileType = 'f32' | 'bf16' | 'f16'
 type WeightType = 'f32' | 'bf16'
@@ -49,6 +49,16 @@ const STRIDES = {
   'far apart': (rows: number) => [70, 70 * rows],
 } satisfies Record<string, (rows: number, cols: number) => number[]>
 
+/** Sources of [rows, cols] at rows rowOffset.. of matrix index: at, inside and across panels of 32; odd and even cols,
+ * around the 128 of a segment. */
+const PLACES = [
+  [1, 1, 0, 0],
+  [32, 16, 32, 1],
+  [45, 33, 13, 1],
+  [70, 257, 3, 0],
+  [100, 130, 0, 2],
+] as const
+
 describe('weight loader', () => {
   const { path: folder, write } = tempFolder()
   const opened = [openDevice('cpu', { threads: 2 }), openDevice('cpu', { threads: 1, isa: 'portable' })]
@@ -84,7 +94,41 @@ describe('weight loader', () => {
     })
   }
 
+  /** Loads a source into a stack of three matrices and expects it there, and zeros elsewhere. */
+  async function packAndCompare(
+    on: Device,
+    from: FileType,
+    to: WeightType,
+    stride: keyof typeof STRIDES,
+    [rows, cols, rowOffset, index]: (typeof PLACES)[number],
+  ): Promise<void> {
+    const weight = on.emptyMatrix(to, { count: 3, outFeatures: 101, inFeatures: cols })
+    const { source, at } = sourceFile(from, rows, cols, stride)
+    await on.loadMatrix(source, weight, index, rowOffset)
+    const expected = new Float32Array(3 * 101 * cols)
+    for (let r = 0; r < rows; r++) {
+      for (let k = 0; k < cols; k++) expected[(index * 101 + rowOffset + r) * cols + k] = at(r, k) + 0
+    }
+    expectSameBits(await unpack(on, weight), rounded(expected, to))
+    on.free(weight)
+  }
+
   const rounded = (values: Float32Array, to: WeightType) => (to === 'bf16' ? throughBf16(values) : values)
+
+  describe('on a GPU', () => {
+    const { missing } = backends().find(({ name }) => name === 'cuda-emulator:1')!
+    if (missing) {
+      it.skip(`skipped: ${missing}`, () => undefined)
+      return
+    }
+    it.each(Object.keys(STRIDES) as (keyof typeof STRIDES)[])('packs a matrix stored %s', async (stride) => {
+      const gpu = await openDevice('cuda-emulator:1')
+      for (const from of ['f32', 'bf16', 'f16'] as const) {
+        for (const place of PLACES.slice(0, 3)) await packAndCompare(gpu, from, 'bf16', stride, place)
+      }
+      await gpu.dispose()
+    })
+  })
 
   for (const from of ['f32', 'bf16', 'f16'] as const) {
     for (const to of ['f32', 'bf16'] as const) {
@@ -92,27 +136,7 @@ describe('weight loader', () => {
         it.each(Object.keys(STRIDES) as (keyof typeof STRIDES)[])(
           'packs a matrix stored %s',
           async (stride) => {
-            const on = await device()
-            // Row offsets at, inside and across panels of 32; odd and even inFeatures, around the 128 of a segment.
-            for (const [rows, cols, rowOffset, index] of [
-              [1, 1, 0, 0],
-              [32, 16, 32, 1],
-              [45, 33, 13, 1],
-              [70, 257, 3, 0],
-              [100, 130, 0, 2],
-            ] as const) {
-              const shape = { count: 3, outFeatures: 101, inFeatures: cols }
-              const weight = on.emptyMatrix(to, shape)
-              const { source, at } = sourceFile(from, rows, cols, stride)
-              await on.loadMatrix(source, weight, index, rowOffset)
-              const expected = new Float32Array(3 * 101 * cols)
-              for (let r = 0; r < rows; r++) {
-                for (let k = 0; k < cols; k++)
-                  expected[(index * 101 + rowOffset + r) * cols + k] = at(r, k) + 0
-              }
-              expectSameBits(await unpack(on, weight), rounded(expected, to))
-              on.free(weight)
-            }
+            for (const place of PLACES) await packAndCompare(await device(), from, to, stride, place)
           },
         )
 

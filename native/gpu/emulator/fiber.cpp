@@ -39,7 +39,13 @@ struct Fiber::Stack {
     memory = static_cast<std::byte*>(p);
     mprotect(memory, kGuardBytes, PROT_NONE);
   }
-  ~Stack() { munmap(memory, kStackBytes + kGuardBytes); }
+  ~Stack() {
+#if defined(__SANITIZE_ADDRESS__)
+    // Frames that were left behind, not returned from: whoever is given these pages next must not find their red zones.
+    ASAN_UNPOISON_MEMORY_REGION(bottom(), kStackBytes);
+#endif
+    munmap(memory, kStackBytes + kGuardBytes);
+  }
   std::byte* bottom() const { return memory + kGuardBytes; }
   std::byte* top() const { return bottom() + kStackBytes; }
 };
