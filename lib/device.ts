@@ -19,6 +19,7 @@ import {
   type HostTensor,
   Matrix,
   MATRIX_LAYOUTS,
+  type MatrixDtype,
   type MatrixLayout,
   type MatrixShape,
   newTypedArray,
@@ -107,7 +108,7 @@ export class Device implements RecordingDevice {
   }
 
   /** Bytes a packed matrix takes on this device. */
-  matrixBytes(dtype: DType, shape: MatrixShape): number {
+  matrixBytes(dtype: MatrixDtype, shape: MatrixShape): number {
     return callNative(() => native.matrixBytes(this.handle, nativeShape(dtype, shape)))
   }
 
@@ -116,7 +117,7 @@ export class Device implements RecordingDevice {
   }
 
   /** Room for packed weights, zero until loaded. */
-  emptyMatrix(dtype: DType, shape: MatrixShape): Matrix {
+  emptyMatrix(dtype: MatrixDtype, shape: MatrixShape): Matrix {
     const bytes = this.matrixBytes(dtype, shape)
     const buffer = callNative(() => native.allocate(this.handle, bytes))
     return new Matrix(this, dtype, shape, { buffer, bytes })
@@ -128,7 +129,7 @@ export class Device implements RecordingDevice {
    */
   async matrix(
     from: HostTensor,
-    dtype: 'f32' | 'bf16' = this.panelDtype ? 'bf16' : 'f32',
+    dtype: MatrixDtype = this.panelDtype ? 'bf16' : 'f32',
     options: { layout?: MatrixLayout } = {},
   ): Promise<Matrix> {
     const [inFeatures = 0, outFeatures = 0, count = 1] = [...from.shape].reverse()
@@ -150,6 +151,13 @@ export class Device implements RecordingDevice {
   /** Streams a [rows, cols] view of a file into rows `rowOffset`.. of matrix `index`. */
   loadMatrix(source: NativeMatrixSource, matrix: Matrix, index: number, rowOffset: number): Promise<void> {
     return callNative(() => native.loadMatrix(this.handle, source, { ...target(matrix), index, rowOffset }))
+  }
+
+  /** The bytes of packed weights, as they are kept: whole panels of 32 output features. */
+  async readMatrix(matrix: Matrix, offset: number, bytes: number): Promise<Uint8Array> {
+    const data = new Uint8Array(bytes)
+    await callNative(() => native.read(this.handle, matrix.buffer, offset, data))
+    return data
   }
 
   /** Streams a [rows, cols] view of a file into a plain tensor. */
@@ -185,7 +193,7 @@ export async function openDevice(name: string = 'auto', options: DeviceOptions =
   return new Device(backend.name, backend.handle)
 }
 
-function nativeShape(dtype: DType, shape: MatrixShape): NativeMatrixShape {
+function nativeShape(dtype: MatrixDtype, shape: MatrixShape): NativeMatrixShape {
   const { count, outFeatures, inFeatures, layout = 'rows' } = shape
   return { dtype: dtypeIndex(dtype), layout: MATRIX_LAYOUTS.indexOf(layout), count, outFeatures, inFeatures }
 }

@@ -1,9 +1,14 @@
 import { OpenMoeError } from './errors.ts'
 import type { NativeBuffer } from './native.ts'
 
-/** Element types. The order is shared with native/program/dtype.h. */
+/** Element types of tensors. */
 export const DTYPES = ['f32', 'bf16', 'i32', 'u8', 'f16'] as const
 export type DType = (typeof DTYPES)[number]
+/** What the numbers of a packed matrix can be; groups of 32 int8 or int4 share a scale (native/support/panel.h). */
+export const MATRIX_DTYPES = ['f32', 'bf16', 'int8', 'int4'] as const
+export type MatrixDtype = (typeof MATRIX_DTYPES)[number]
+// The order is shared with native/program/dtype.h.
+const NATIVE_DTYPES: readonly string[] = [...DTYPES, 'int8', 'int4']
 export type TypedArray = Float32Array | Int32Array | Uint8Array | Uint16Array
 
 const BYTES = { f32: 4, bf16: 2, i32: 4, u8: 1, f16: 2 } as const
@@ -16,7 +21,9 @@ const ARRAYS = {
 } as const
 
 export const bytesPerElement = (dtype: DType): number => BYTES[dtype]
-export const dtypeIndex = (dtype: DType): number => DTYPES.indexOf(dtype)
+export const dtypeIndex = (dtype: DType | MatrixDtype): number => NATIVE_DTYPES.indexOf(dtype)
+export const isQuantised = (dtype: DType | MatrixDtype): dtype is 'int8' | 'int4' =>
+  dtype === 'int8' || dtype === 'int4'
 export const newTypedArray = (dtype: DType, length: number): TypedArray => new ARRAYS[dtype](length)
 
 export function numElements(shape: readonly number[]): number {
@@ -112,7 +119,7 @@ export interface MatrixShape {
 /** Weights packed into the device's own layout: `count` matrices of [outFeatures, inFeatures]. */
 export class Matrix {
   readonly owner: object
-  readonly dtype: DType
+  readonly dtype: MatrixDtype
   readonly layout: MatrixLayout
   readonly count: number
   readonly outFeatures: number
@@ -121,7 +128,7 @@ export class Matrix {
   readonly bytes: number
   constructor(
     owner: object,
-    dtype: DType,
+    dtype: MatrixDtype,
     shape: MatrixShape,
     storage: { buffer: NativeBuffer; bytes: number },
   ) {

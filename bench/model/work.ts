@@ -1,6 +1,7 @@
 // What a step has to read and compute, exactly: every weight it needs once, for the experts its tokens were sent to.
 import { isMoeLayer, type OpenMoeConfig } from '#lib/model/config'
 import { kvBytesPerToken } from '#lib/model/kv_cache'
+import type { MlpWeights } from '#lib/layers/dense_mlp'
 import type { ModelWeights, WeightDtype } from '#lib/model/weights'
 import type { HostTensor, Matrix } from '#lib/tensor'
 import { rowDtype } from '../ops/random.ts'
@@ -29,6 +30,10 @@ export function stepWork(
     spend(part, (matrix.bytes / matrix.count) * experts, 2 * rows * matrix.outFeatures * matrix.inFeatures)
 
   const tokens = step.sequences.reduce((sum, s) => sum + s.tokens, 0)
+  const dense = (part: string, { gateUp, down }: MlpWeights): void => {
+    multiply(`${part}.grouped_gemm_swiglu`, gateUp, tokens)
+    multiply(`${part}.linear`, down, tokens)
+  }
   const { bytes: tableBytes } = weights.embedTokens
   spend('embed_tokens.embedding', (tokens * tableBytes) / config.vocabSize, 0)
   // A token at position p sees p + 1 keys. The keys and values of a sequence are read once for all of its new tokens.
@@ -42,14 +47,14 @@ export function stepWork(
   weights.layers.forEach((layer, i) => {
     for (const matrix of Object.values(layer.attention)) multiply('attention.linear', matrix, tokens)
     spend('attention.attention', cached * kvBytes, 4 * seen * numAttentionHeads * headDim)
-    if (layer.mlp) for (const matrix of Object.values(layer.mlp)) multiply('mlp.linear', matrix, tokens)
+    if (layer.mlp) dense('mlp', layer.mlp)
     if (!layer.moe || !isMoeLayer(config, i)) return
     const { router, gateUp, down } = layer.moe.experts
     const experts = new Set(taps.get(`moe.${i}.topk_index`)?.data ?? []).size
     spend('moe.moe_router', router.bytes, (2 * tokens * router.bytes) / 4)
     multiply('moe.grouped_gemm_swiglu', gateUp, tokens * topK, experts)
     multiply('moe.grouped_gemm', down, tokens * topK, experts)
-    for (const matrix of Object.values(layer.moe.extraMlp)) multiply('extra_mlp.linear', matrix, tokens)
+    dense('extra_mlp', layer.moe.extraMlp)
   })
   if (step.logitRows > 0) multiply('lm_head.linear', weights.lmHead, step.logitRows)
   return parts

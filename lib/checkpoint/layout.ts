@@ -7,15 +7,16 @@ import {
   type Side,
 } from './canonical_parameters.ts'
 import { throwMismatch, type Mismatch } from './layout_errors.ts'
+import { findPanels, type PanelDtype } from './panels.ts'
 import { quoteName, type CheckpointIndex, type TensorDtype, type TensorEntry } from './tensor_index.ts'
 export { canonicalParameters, type CanonicalParameter, type ParameterRole } from './canonical_parameters.ts'
 
 export type Layout = 'original' | 'openmoe-pt'
 
-/** A 2-D [rows, cols] = [out, in] view of stored elements; a norm is one row. */
+/** A 2-D [rows, cols] = [out, in] view of stored elements; a norm is one row. INT8 and INT4 are packed panels. */
 export interface MatrixSource {
   file: string
-  dtype: 'F32' | 'BF16' | 'F16'
+  dtype: 'F32' | 'BF16' | 'F16' | PanelDtype
   offset: number // bytes from the start of the file to element (0, 0)
   rows: number
   cols: number
@@ -76,6 +77,12 @@ export function resolveParameters(
     const matrices: MatrixSource[] = []
     for (const { name, sides, view } of stored) {
       const entry = index.tensors.get(name)
+      const panels = !entry && layout === 'original' && findPanels(index, name, parameter.shape)
+      if (panels) {
+        used.add(panels.entry.name)
+        matrices.push(...panels.matrices)
+        continue
+      }
       if (!entry) {
         mismatch.missing.push(name)
         continue
@@ -199,7 +206,7 @@ function stackedExperts(entry: TensorEntry): MatrixSource[] {
 
 const ELEMENT_BYTES = { F32: 4, BF16: 2, F16: 2 } as const
 
-function floatDtype(entry: TensorEntry): MatrixSource['dtype'] {
+function floatDtype(entry: TensorEntry): 'F32' | 'BF16' | 'F16' {
   const dtype: TensorDtype = entry.dtype
   if (dtype === 'F32' || dtype === 'BF16' || dtype === 'F16') return dtype
   throw new OpenMoeError(

@@ -7,12 +7,13 @@ import { OpenMoeError } from '../errors.ts'
 import { loadModel } from '../model/load_model.ts'
 import type { Model } from '../model/model.ts'
 import { type ExpertCapacity, EXPERT_CAPACITIES } from '../model/runner.ts'
+import { WEIGHT_DTYPES, type WeightDtype } from '../model/weights.ts'
 import { loadProgress, note } from './output.ts'
 
 export interface ModelOptions {
   model?: string
   device: string
-  dtype: 'auto' | 'f32' | 'bf16'
+  dtype: 'auto' | WeightDtype
   threads?: number
   expertCapacity?: ExpertCapacity
 }
@@ -23,7 +24,7 @@ export function withModelOptions(command: Command): Command {
     .option('--device <name>', 'auto, cpu, cuda or cuda:N', 'auto')
     .addOption(
       new Option('--dtype <dtype>', 'dtype of the weights in memory')
-        .choices(['auto', 'f32', 'bf16'])
+        .choices(['auto', ...WEIGHT_DTYPES])
         .default('auto'),
     )
     .option('--threads <n>', 'compute threads (default: physical cores)', wholeNumber)

@@ -30,12 +30,14 @@ export interface RowPositions {
 }
 
 /**
- * Causal self-attention without score scaling (spec 3.2-3.4). Keys are cached rotated: positions are absolute.
- * @param x f32 [num_tokens, hidden_size], normed
+ * Causal self-attention without score scaling (spec 3.2-3.4), and its residual. Keys are cached rotated: positions are
+ * absolute.
+ * @param input.x f32 [num_tokens, hidden_size], normed
+ * @param input.residual the same before the norm
  */
 export function attention(
   p: Program,
-  x: Tensor,
+  input: { x: Tensor; residual: Tensor },
   w: AttentionWeights,
   config: AttentionConfig,
   rows: RowPositions,
@@ -43,9 +45,11 @@ export function attention(
   batch: BatchLayout,
 ): Tensor {
   const { numAttentionHeads: numHeads, numKeyValueHeads: numKvHeads, headDim } = config
+  const { x, residual } = input
   const q = rope(p, linear(p, x, w.q), rows.positions, rows.ropeTable, { numHeads })
   const k = rope(p, linear(p, x, w.k), rows.positions, rows.ropeTable, { numHeads: numKvHeads })
   const v = linear(p, x, w.v)
   kvAppend(p, k, v, cache, batch)
-  return linear(p, attentionOp(p, q, cache, batch, { numHeads, numKvHeads, headDim }), w.o)
+  const attended = attentionOp(p, q, cache, batch, { numHeads, numKvHeads, headDim })
+  return linear(p, attended, w.o, residual)
 }

@@ -1,4 +1,3 @@
-import { add } from '../ops/add.ts'
 import type { BatchLayout, KvPages } from '../ops/kv_append.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
 import type { Program } from '../program.ts'
@@ -29,6 +28,8 @@ export interface LayerBatch {
   rows: RowPositions
   layout: BatchLayout
   groups: CapacityGroups
+  /** i32 [2]: 0 and the number of rows */
+  allRows: Tensor
 }
 
 /**
@@ -47,10 +48,10 @@ export function decoderLayer(
   const norm = (input: Tensor, weight: Tensor): Tensor => rmsNorm(p, input, weight, config.rmsNormEps)
   const branch = (name: string, body: () => Tensor): Tensor => p.scope(name, body)
 
-  const attended = branch('attention', () =>
-    attention(p, norm(x, w.inputNorm), w.attention, config, batch.rows, cache, batch.layout),
+  const attentionInput = { x: norm(x, w.inputNorm), residual: x }
+  x = branch('attention', () =>
+    attention(p, attentionInput, w.attention, config, batch.rows, cache, batch.layout),
   )
-  x = add(p, x, attended)
   p.tap(`after_attention.${index}`, x)
 
   const normed = norm(x, w.postAttentionNorm)
@@ -58,18 +59,12 @@ export function decoderLayer(
     const { experts, preExtraMlpNorm, extraMlp } = w.moe
     const input = { x: normed, residual: x }
     x = branch('moe', () => moe(p, input, experts, config, batch.groups, `moe.${index}`))
-    x = add(
-      p,
-      x,
-      branch('extra_mlp', () => denseMlp(p, norm(x, preExtraMlpNorm), extraMlp)),
-    )
+    const extra = { x: norm(x, preExtraMlpNorm), residual: x, allRows: batch.allRows }
+    x = branch('extra_mlp', () => denseMlp(p, extra, extraMlp))
   } else if (w.mlp) {
-    const mlp = w.mlp
-    x = add(
-      p,
-      x,
-      branch('mlp', () => denseMlp(p, normed, mlp)),
-    )
+    const { mlp } = w
+    const dense = { x: normed, residual: x, allRows: batch.allRows }
+    x = branch('mlp', () => denseMlp(p, dense, mlp))
   }
   p.tap(`hidden.${index}`, x)
   return x

@@ -3,15 +3,20 @@ import { copyFile, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type MatrixSource, type ParameterSource, resolveParameters } from '../checkpoint/layout.ts'
 import { openCheckpoint } from '../checkpoint/open_checkpoint.ts'
+import { isPanelDtype, PANEL, type PanelDtype, panelShape, panelTensorName } from '../checkpoint/panels.ts'
 import { type TensorToWrite, writeSafetensors } from '../checkpoint/safetensors.ts'
 import { type Device, openDevice } from '../device.ts'
 import { OpenMoeError } from '../errors.ts'
-import { bytesPerElement, dtypeIndex } from '../tensor.ts'
+import { bytesPerElement, isQuantised } from '../tensor.ts'
 import { loadConfig } from './config.ts'
-import type { LoadProgress, WeightDtype } from './weights.ts'
+import { sourceRows } from './file_source.ts'
+import { floatDtype, type LoadProgress, type WeightDtype } from './weights.ts'
 
 export interface ConvertOptions {
-  /** 'auto' keeps what is stored (f16 becomes f32). Norms and routers are never narrowed. */
+  /**
+   * 'auto' keeps what is stored (f16 becomes f32). Norms and routers are never narrowed; the embedding is bf16 beside
+   * int8 and int4 matrices.
+   */
   dtype?: 'auto' | WeightDtype
   onProgress?: (progress: LoadProgress) => void
   signal?: AbortSignal
@@ -83,6 +88,10 @@ class ConvertedTensors {
       const dtype = this.dtypeOf(parameter)
       const { role, key, shape } = parameter
       const [experts, rows, cols] = shape
+      if (isQuantised(dtype)) {
+        yield this.panels(parameter, dtype === 'int8' ? 'INT8' : 'INT4')
+        continue
+      }
       yield {
         name: originalName(key),
         dtype: dtype === 'f32' ? 'F32' : 'BF16',
@@ -94,13 +103,62 @@ class ConvertedTensors {
     }
   }
 
-  private dtypeOf({ role, matrices }: ParameterSource): WeightDtype {
-    const stored = matrices.every(({ dtype }) => dtype === 'BF16') ? 'bf16' : 'f32'
+  private dtypeOf({ role, matrices, key }: ParameterSource): WeightDtype {
     const { dtype = 'auto' } = this.options
-    return dtype === 'auto' || role === 'norm' || role === 'router' ? stored : dtype
+    const [panels] = matrices.filter((source) => isPanelDtype(source.dtype))
+    if (panels) {
+      const kept = panels.dtype === 'INT8' ? 'int8' : 'int4'
+      if (dtype === 'auto' || dtype === kept) return kept
+      throw new OpenMoeError(
+        'ERR_OPENMOE_DTYPE',
+        `${panels.file}: ${key} is stored as ${kept}, which cannot become ${dtype}. Convert the original checkpoint.`,
+      )
+    }
+    const stored = matrices.every((source) => source.dtype === 'BF16') ? 'bf16' : 'f32'
+    if (dtype === 'auto' || role === 'norm' || role === 'router') return stored
+    return role === 'embedding' ? floatDtype(dtype) : dtype
   }
 
-  private async *chunks(matrices: readonly MatrixSource[], dtype: WeightDtype): AsyncGenerator<Uint8Array> {
+  /** A matrix, or a stack of experts, in the layout of lib/checkpoint/panels.ts. */
+  private panels({ key, shape, matrices }: ParameterSource, dtype: PanelDtype): TensorToWrite {
+    const [cols = 0, rows = 0, ...stack] = [...shape].reverse()
+    return {
+      name: panelTensorName(originalName(key), dtype),
+      dtype: 'U8',
+      shape: [...stack, ...panelShape(dtype, rows, cols)],
+      data: () => this.panelChunks(matrices, dtype),
+    }
+  }
+
+  private async *panelChunks(
+    matrices: readonly MatrixSource[],
+    dtype: PanelDtype,
+  ): AsyncGenerator<Uint8Array> {
+    for (const source of matrices) {
+      const step = PANEL * Math.max(1, Math.floor(BLOCK_BYTES / (PANEL * 4 * source.cols)))
+      for (let row = 0; row < source.rows; row += step) {
+        this.options.signal?.throwIfAborted()
+        const rows = Math.min(step, source.rows - row)
+        const block = this.device.emptyMatrix(dtype === 'INT8' ? 'int8' : 'int4', {
+          count: 1,
+          outFeatures: rows,
+          inFeatures: source.cols,
+        })
+        try {
+          await this.device.loadMatrix(sourceRows(source, row, rows), block, 0, 0)
+          yield await this.device.readMatrix(block, 0, block.bytes)
+        } finally {
+          this.device.free(block)
+        }
+        this.report(rows * source.cols)
+      }
+    }
+  }
+
+  private async *chunks(
+    matrices: readonly MatrixSource[],
+    dtype: 'f32' | 'bf16',
+  ): AsyncGenerator<Uint8Array> {
     const size = bytesPerElement(dtype)
     for (const source of matrices) {
       const step = Math.max(1, Math.floor(BLOCK_BYTES / (source.cols * size)))
@@ -109,20 +167,21 @@ class ConvertedTensors {
         const rows = Math.min(step, source.rows - row)
         const block = this.device.empty(dtype, [rows, source.cols])
         try {
-          await this.device.loadRows(rowsOf(source, row, rows), block)
+          await this.device.loadRows(sourceRows(source, row, rows), block)
           const { data } = await this.device.read(block)
           yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
         } finally {
           this.device.free(block)
         }
-        this.loadedBytes += rows * source.cols
-        this.options.onProgress?.({
-          loadedBytes: this.loadedBytes,
-          totalBytes: this.totalBytes,
-          ratio: this.loadedBytes / this.totalBytes,
-        })
+        this.report(rows * source.cols)
       }
     }
+  }
+
+  private report(weights: number): void {
+    this.loadedBytes += weights
+    const { loadedBytes, totalBytes } = this
+    this.options.onProgress?.({ loadedBytes, totalBytes, ratio: loadedBytes / totalBytes })
   }
 }
 
@@ -133,12 +192,6 @@ const transposed = (source: MatrixSource): MatrixSource => ({
   rowStride: source.colStride,
   colStride: source.rowStride,
 })
-
-function rowsOf(source: MatrixSource, row: number, rows: number) {
-  const dtype = ({ F32: 'f32', BF16: 'bf16', F16: 'f16' } as const)[source.dtype]
-  const offset = source.offset + row * source.rowStride * bytesPerElement(dtype)
-  return { ...source, offset, rows, dtype: dtypeIndex(dtype) }
-}
 
 /** Our key -> the tensor name of the original layout (spec 6.1). */
 export function originalName(key: string): string {

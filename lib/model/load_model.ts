@@ -1,14 +1,15 @@
 import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import { openCheckpoint } from '../checkpoint/open_checkpoint.ts'
-import { resolveParameters } from '../checkpoint/layout.ts'
+import { type ParameterSource, resolveParameters } from '../checkpoint/layout.ts'
+import { isPanelDtype } from '../checkpoint/panels.ts'
 import { openDevice } from '../device.ts'
 import { OpenMoeError } from '../errors.ts'
 import { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { loadConfig } from './config.ts'
 import { type LoadModelOptions, Model } from './model.ts'
 import { EXPERT_CAPACITIES } from './runner.ts'
-import { loadWeights, type WeightDtype } from './weights.ts'
+import { loadWeights, WEIGHT_DTYPES, type WeightDtype } from './weights.ts'
 
 /**
  * Loads a checkpoint folder as it is published: config.json, weights (safetensors or torch zip, single or sharded),
@@ -16,12 +17,13 @@ import { loadWeights, type WeightDtype } from './weights.ts'
  * @throws OpenMoeError with a code per kind of problem; rejects with `signal.reason` when aborted
  */
 export async function loadModel(folder: string, options: LoadModelOptions = {}): Promise<Model> {
-  const dtype = checkOptions(options)
+  checkOptions(options)
   options.signal?.throwIfAborted()
   const tokenizer = await loadTokenizer(folder)
   const tokenIds = tokenizer && { pad: tokenizer.padId, bos: tokenizer.bosId, eos: tokenizer.eosId }
   const { config, warnings } = await loadConfig(folder, { tokenIds })
   const parameters = resolveParameters(await openCheckpoint(folder), config)
+  const dtype = chooseDtype(parameters, options.dtype ?? 'auto')
   if (options.maxContext && options.maxContext > config.maxPositionEmbeddings) {
     throw new OpenMoeError(
       'ERR_OPENMOE_CONTEXT_LENGTH',
@@ -65,7 +67,7 @@ async function loadTokenizer(folder: string): Promise<Tokenizer | undefined> {
   return exists.some(Boolean) ? Tokenizer.load(folder) : undefined
 }
 
-function checkOptions(options: LoadModelOptions): WeightDtype {
+function checkOptions(options: LoadModelOptions): void {
   const { dtype = 'auto', expertCapacity = 'dropless' } = options
   const oneOf = (name: string, value: string, allowed: readonly string[]): void => {
     if (!allowed.includes(value)) {
@@ -75,7 +77,7 @@ function checkOptions(options: LoadModelOptions): WeightDtype {
       )
     }
   }
-  oneOf('dtype', dtype, ['auto', 'f32', 'bf16'])
+  oneOf('dtype', dtype, ['auto', ...WEIGHT_DTYPES])
   oneOf('expertCapacity', expertCapacity, EXPERT_CAPACITIES)
   for (const name of ['maxContext', 'maxSequences', 'threads'] as const) {
     const value = options[name]
@@ -86,5 +88,27 @@ function checkOptions(options: LoadModelOptions): WeightDtype {
       )
     }
   }
-  return dtype === 'auto' ? 'bf16' : dtype
+}
+
+/** Quantised weights can only be what they were stored as. */
+function chooseDtype(
+  parameters: ReadonlyMap<string, ParameterSource>,
+  wanted: 'auto' | WeightDtype,
+): WeightDtype {
+  const sources = [...parameters.values()].flatMap(({ matrices }) => matrices)
+  const stored = new Set(sources.map(({ dtype }) => dtype).filter(isPanelDtype))
+  const [first] = stored
+  if (!first) return wanted === 'auto' ? 'bf16' : wanted
+  const dtype = first === 'INT8' ? 'int8' : 'int4'
+  const plain = [...parameters.values()].some(
+    ({ role, matrices }) =>
+      (role === 'matrix' || role === 'experts') && !matrices.every((m) => m.dtype === first),
+  )
+  if (stored.size === 1 && !plain && (wanted === 'auto' || wanted === dtype)) return dtype
+  throw new OpenMoeError(
+    'ERR_OPENMOE_DTYPE',
+    stored.size > 1 || plain
+      ? `The checkpoint mixes quantised and other matrices. Convert the original checkpoint again.`
+      : `The checkpoint holds ${dtype} weights, dtype '${wanted}' was asked for. Leave dtype out, or use the original checkpoint.`,
+  )
 }

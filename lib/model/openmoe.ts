@@ -5,7 +5,7 @@ import { embedding } from '../ops/embedding.ts'
 import { linear } from '../ops/linear.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
 import type { Program } from '../program.ts'
-import type { Tensor } from '../tensor.ts'
+import { type Tensor, tensor } from '../tensor.ts'
 import type { OpenMoeConfig } from './config.ts'
 import type { KvCache } from './kv_cache.ts'
 import type { ModelWeights } from './weights.ts'
@@ -48,6 +48,7 @@ export function openMoe(
       seqPositions: p.input('seq_positions', 'i32', [numSeqs]),
     },
     groups,
+    allRows: p.use(tensor(Int32Array.of(0, numTokens), [2])),
   }
   let x = p.scope('embed_tokens', () => embedding(p, weights.embedTokens, ids))
   weights.layers.forEach((layer, i) => {

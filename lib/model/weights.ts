@@ -1,25 +1,34 @@
 // Names -> tensors on a device. Streams every parameter from its file into the layout the kernels read.
 import { existsSync, readFileSync } from 'node:fs'
 import type { MatrixSource, ParameterSource } from '../checkpoint/layout.ts'
+import { PANEL } from '../checkpoint/panels.ts'
 import type { Device } from '../device.ts'
 import { OpenMoeError } from '../errors.ts'
 import type { DecoderLayerWeights } from '../layers/decoder_layer.ts'
 import type { MlpWeights } from '../layers/dense_mlp.ts'
+import type { NativeMatrixSource } from '../native.ts'
 import { ropeTable } from '../ops/rope.ts'
 import {
   bytesPerElement,
   type DType,
-  dtypeIndex,
   type Matrix,
-  type MatrixLayout,
+  MATRIX_DTYPES,
+  type MatrixDtype,
   type MatrixShape,
   Tensor,
 } from '../tensor.ts'
+import { sourceBytes, sourceRows } from './file_source.ts'
 import { isMoeLayer, type OpenMoeConfig } from './config.ts'
 
-/** Dtypes weights can have in memory. Norms and routers are always f32. */
-export const WEIGHT_DTYPES = ['f32', 'bf16'] as const
-export type WeightDtype = (typeof WEIGHT_DTYPES)[number]
+/**
+ * Dtypes weights can have in memory. With int8 and int4 the embedding, whose rows are looked up, is bf16; norms and
+ * routers are always f32.
+ */
+export type WeightDtype = MatrixDtype
+export const WEIGHT_DTYPES: readonly WeightDtype[] = MATRIX_DTYPES
+
+/** The dtype of what is not multiplied by: the embedding and the KV cache. */
+export const floatDtype = (dtype: WeightDtype): 'f32' | 'bf16' => (dtype === 'f32' ? 'f32' : 'bf16')
 
 export interface ModelWeights {
   /** [vocab_size, hidden_size] */
@@ -90,16 +99,16 @@ export async function buildWeights(
   const norm = (key: string): Promise<Tensor> => source.rows(key, 'f32', [d])
   const matrix = (key: string, outFeatures: number, inFeatures: number): Promise<Matrix> =>
     source.matrix([key], { count: 1, outFeatures, inFeatures })
-  const mlp = async (prefix: string, count = 1, layout: MatrixLayout = 'rows'): Promise<MlpWeights> => ({
+  const mlp = async (prefix: string, count = 1): Promise<MlpWeights> => ({
     gateUp: await source.matrix([`${prefix}.gate`, `${prefix}.up`], {
       count,
       outFeatures: 3 * f,
       inFeatures: d,
-      layout,
+      layout: 'gate_up',
     }),
     down: await source.matrix([`${prefix}.down`], { count, outFeatures: d, inFeatures: f }),
   })
-  const embedTokens = await source.rows('embed_tokens', dtype, [vocabSize, d])
+  const embedTokens = await source.rows('embed_tokens', floatDtype(dtype), [vocabSize, d])
   const layers: DecoderLayerWeights[] = []
   for (let i = 0; i < config.numHiddenLayers; i++) {
     const key = `layers.${i}`
@@ -117,7 +126,7 @@ export async function buildWeights(
       layer.moe = {
         experts: {
           router: await source.rows(`${key}.router`, 'f32', [numExperts, d]),
-          ...(await mlp(`${key}.experts`, numExperts, 'gate_up')),
+          ...(await mlp(`${key}.experts`, numExperts)),
         },
         preExtraMlpNorm: await norm(`${key}.pre_extra_mlp_norm`),
         extraMlp: await mlp(`${key}.extra_mlp`),
@@ -138,10 +147,8 @@ export async function buildWeights(
   return { ...weights, tensors: allocated }
 }
 
-const FILE_DTYPES = { F32: 'f32', BF16: 'bf16', F16: 'f16' } as const
 // One native call reads at most this much, so that progress moves and an abort is noticed.
 const BYTES_PER_CALL = 64 << 20
-const PANEL = 32 // a call covers whole weight panels (native/support/panel.h)
 
 class FileReader implements WeightSource {
   private readonly device: Device
@@ -162,9 +169,9 @@ class FileReader implements WeightSource {
     this.options = options
     this.allocated = allocated
     const sources = [...parameters.values()].flatMap((parameter) => parameter.matrices)
-    this.totalBytes = sources.reduce((sum, source) => sum + bytesOf(source), 0)
-    const elements = sources.reduce((sum, source) => sum + source.rows * source.cols, 0)
-    expectMemory(elements * bytesPerElement(options.dtype), device.name)
+    this.totalBytes = sources.reduce((sum, source) => sum + sourceBytes(source), 0)
+    const needed = [...parameters.values()].reduce((sum, p) => sum + bytesInMemory(p, options.dtype), 0)
+    expectMemory(needed, device.name)
   }
 
   async matrix(parts: readonly string[], shape: MatrixShape): Promise<Matrix> {
@@ -205,16 +212,17 @@ class FileReader implements WeightSource {
   /** Calls `load` for blocks of rows of a source, reporting progress between them. */
   private async inBlocks(
     source: MatrixSource,
-    load: (block: ReturnType<typeof nativeSource>, row: number) => Promise<void>,
+    load: (block: NativeMatrixSource, row: number) => Promise<void>,
   ): Promise<void> {
-    const rowBytes = bytesOf(source) / Math.max(1, source.rows)
+    const rowBytes = sourceBytes(source) / Math.max(1, source.rows)
     // Rows that are not contiguous (stacked experts) are read column by column: a block of them would read it all.
     const whole = source.colStride !== 1
+    // Else a call covers whole weight panels.
     const step = whole ? source.rows : Math.max(1, Math.floor(BYTES_PER_CALL / rowBytes / PANEL)) * PANEL
     for (let row = 0; row < source.rows; row += step) {
       this.options.signal?.throwIfAborted()
       const rows = Math.min(step, source.rows - row)
-      await load(nativeSource(source, row, rows), row)
+      await load(sourceRows(source, row, rows), row)
       this.loadedBytes += rows * rowBytes
       this.options.onProgress?.({
         loadedBytes: this.loadedBytes,
@@ -225,21 +233,14 @@ class FileReader implements WeightSource {
   }
 }
 
-function nativeSource(source: MatrixSource, row: number, rows: number) {
-  const dtype = FILE_DTYPES[source.dtype]
-  return {
-    file: source.file,
-    offset: source.offset + row * source.rowStride * bytesPerElement(dtype),
-    dtype: dtypeIndex(dtype),
-    rows,
-    cols: source.cols,
-    rowStride: source.rowStride,
-    colStride: source.colStride,
-  }
-}
+/** Bytes per weight in memory; quantised ones share a 16-bit scale in groups of 32. */
+const WEIGHT_BYTES = { f32: 4, bf16: 2, int8: 1 + 2 / 32, int4: 0.5 + 2 / 32 } as const
 
-const bytesOf = (source: MatrixSource): number =>
-  source.rows * source.cols * bytesPerElement(FILE_DTYPES[source.dtype])
+function bytesInMemory({ role, shape }: ParameterSource, dtype: WeightDtype): number {
+  const kept =
+    role === 'matrix' || role === 'experts' ? dtype : role === 'embedding' ? floatDtype(dtype) : 'f32'
+  return shape.reduce((product, side) => product * side, WEIGHT_BYTES[kept])
+}
 
 /** Refuses before reading what the machine cannot hold: the kernel would otherwise kill the process half way. */
 function expectMemory(bytes: number, device: string): void {
@@ -249,7 +250,7 @@ function expectMemory(bytes: number, device: string): void {
   throw new OpenMoeError(
     'ERR_OPENMOE_OUT_OF_MEMORY',
     `The weights need ${gib(bytes)} GiB, ${gib(available)} GiB are available to ${device}. ` +
-      "Pass { dtype: 'bf16' }, free memory, or load a smaller model.",
+      "Pass { dtype: 'bf16' }, 'int8' or 'int4', free memory, or load a smaller model.",
   )
 }
 

@@ -137,7 +137,8 @@ MatrixShape matrix_shape(const Napi::Object& o) {
   shape.layout = static_cast<MatrixLayout>(field("layout", kNumMatrixLayouts - 1));
   shape.count = field("count", 1 << 20);
   shape.out_features = field("outFeatures", 1 << 30), shape.in_features = field("inFeatures", 1 << 30);
-  if (shape.dtype != DType::f32 && shape.dtype != DType::bf16) fail_arg("a matrix holds f32 or bf16");
+  if (shape.dtype != DType::f32 && shape.dtype != DType::bf16 && !is_quantised(shape.dtype))
+    fail_arg("a matrix holds f32, bf16, int8 or int4");
   if (shape.layout == MatrixLayout::gate_up && shape.out_features % 3)
     fail_arg("out_features is " + std::to_string(shape.out_features) + ", a gate_up matrix has three equal parts");
   return shape;
@@ -213,8 +214,8 @@ MatrixSource matrix_source(const Napi::Object& o) {
   const auto field = [&](const char* name) { return static_cast<int64_t>(number(o.Get(name), name, 1e12)); };
   source.rows = field("rows"), source.cols = field("cols");
   source.row_stride = field("rowStride"), source.col_stride = field("colStride");
-  if (source.dtype != DType::f32 && source.dtype != DType::bf16 && source.dtype != DType::f16)
-    fail_arg("weights in files are f32, bf16 or f16");
+  if (source.dtype == DType::i32 || source.dtype == DType::u8)
+    fail_arg("weights in files are f32, bf16, f16, or panels of int8 or int4");
   return source;
 }
 
@@ -236,6 +237,7 @@ Napi::Value load_rows(const Napi::CallbackInfo& info) {
   const double offset = number(info[3], "offset");
   const DType to = dtype(info[4]);
   if (to != DType::f32 && to != DType::bf16) fail_arg("rows are loaded as f32 or bf16");
+  if (is_quantised(source.dtype)) fail_arg("rows are loaded from f32, bf16 or f16");
   const double bytes = static_cast<double>(source.rows) * static_cast<double>(source.cols) * bytes_of(to);
   if (bytes > 1e15) fail_arg("the tensor is larger than any memory");
   check_range(*buffer, offset, static_cast<size_t>(bytes));

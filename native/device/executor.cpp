@@ -1,8 +1,17 @@
 #include "device/executor.h"
 
+#include <chrono>
+
 #include "support/error.h"
 
 namespace openmoe {
+
+namespace {
+
+// A decode step follows the one before after about this long: waking a sleeping thread costs a good part of it again.
+constexpr auto kBriefly = std::chrono::microseconds(200);
+
+}  // namespace
 
 Executor::Executor(std::unique_ptr<Device> device) : device_(std::move(device)), thread_([this] { loop(); }) {}
 
@@ -21,6 +30,7 @@ bool Executor::submit(Job job) {
   std::lock_guard lock(mutex_);
   if (stop_) return false;
   jobs_.push_back(std::move(job));
+  num_jobs_.store(jobs_.size(), std::memory_order_relaxed);
   wake_.notify_one();
   return true;
 }
@@ -48,6 +58,7 @@ void Executor::loop() {
       if (jobs_.empty()) break;
       job = std::move(jobs_.front());
       jobs_.pop_front();
+      num_jobs_.store(jobs_.size(), std::memory_order_relaxed);
     }
     std::exception_ptr error = stop_ ? disposed : nullptr;
     if (!error) {
@@ -59,6 +70,10 @@ void Executor::loop() {
     }
     job.work = nullptr;  // what it held is freed here, not on the JavaScript thread
     job.done(error);
+    job.done = nullptr;
+    const auto end = std::chrono::steady_clock::now() + kBriefly;
+    while (num_jobs_.load(std::memory_order_relaxed) == 0 && !stop_ && std::chrono::steady_clock::now() < end)
+      std::this_thread::yield();
   }
   {
     std::lock_guard lock(mutex_);

@@ -42,6 +42,7 @@ class Executor {
   std::shared_ptr<Device> device_;
   std::condition_variable wake_;
   std::deque<Job> jobs_;
+  std::atomic<size_t> num_jobs_{0};  // of jobs_, to be looked at without the lock
   std::function<void()> closed_;
   std::atomic<bool> stop_{false};
   std::thread thread_;

@@ -83,16 +83,22 @@ static void add_columns(const float* probs, const T* values, int64_t head_dim, i
     for (int c = 0; c < kCols; ++c) store(out + r * out_stride + c * kLanes, sum[r][c]);
 }
 
-template <int kRows, class T>
+// From column d on. Narrow heads, and what is left of wide ones, take half as many vectors at a time.
+template <int kRows, class T, int kCols = cols_of(kRows)>
 static void add_page(const float* probs, const T* values, int64_t head_dim, int begin, int end, float* out,
-                     int64_t out_stride) {
-  constexpr int kCols = cols_of(kRows);
-  int64_t d = 0;
+                     int64_t out_stride, int64_t d = 0) {
   for (; d + kCols * kLanes <= head_dim; d += kCols * kLanes)
     add_columns<kRows, kCols>(probs, values + d, head_dim, begin, end, out + d, out_stride, Full{});
-  for_vectors(head_dim - d, [&](int64_t i, auto lanes) {
-    add_columns<kRows, 1>(probs, values + d + i, head_dim, begin, end, out + d + i, out_stride, lanes);
-  });
+  if constexpr (kCols > 1)
+    add_page<kRows, T, kCols / 2>(probs, values, head_dim, begin, end, out, out_stride, d);
+  else if (d < head_dim)
+    add_columns<kRows, 1>(probs, values + d, head_dim, begin, end, out + d, out_stride,
+                          Tail{static_cast<int>(head_dim - d)});
+}
+
+// Pages lie anywhere, so hardware prefetch stops at the end of each.
+static void prefetch_page(const void* page, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const std::byte*>(page) + i);
 }
 
 template <class T, int kRows>
@@ -120,7 +126,14 @@ static void attend(const Attention& a, const Block& block, Cpu& cpu, int thread)
 
   for (int r = 0; r < kRows; ++r)
     for (int64_t d = 0; d < head_dim; ++d) q[d * kRows + r] = a.q.as<float>()[place(r) + d];
-  for (int64_t p = 0; p < pages; ++p) score_page<kRows>(q, page_at(a.k_pages, p), head_dim, tiles + p * kTile);
+  const auto fetch_next = [&](const In& tensor, int64_t p) {
+    if (p + 1 < pages) prefetch_page(page_at(tensor, p + 1), page_size * sizeof(T));
+  };
+  for (int64_t p = 0; p < pages; ++p) {
+    fetch_next(a.k_pages, p);
+    score_page<kRows>(q, page_at(a.k_pages, p), head_dim, tiles + p * kTile);
+  }
+  fetch_next(a.v_pages, -1);
 
   float sums[kRows];
   for (int r = 0; r < kRows; ++r) sums[r] = softmax_row(tiles + r * kPageTokens, kTile, num_keys(r));
@@ -128,6 +141,7 @@ static void attend(const Attention& a, const Block& block, Cpu& cpu, int thread)
   std::fill(out, out + kRows * out_stride, 0.0f);
   for (int64_t p = 0; p < pages; ++p) {
     const T* values = page_at(a.v_pages, p);
+    fetch_next(a.v_pages, p);
     const float* probs = tiles + p * kTile;
     const auto keys_here = [&](int64_t keys) {
       return static_cast<int>(std::clamp<int64_t>(keys - p * kPageTokens, 0, kPageTokens));

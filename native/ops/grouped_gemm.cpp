@@ -17,6 +17,7 @@ void grouped_gemm(const GroupedGemm& a, Cpu& cpu) {
   const int64_t used = offsets[a.num_experts];
   const Matmul m{.x = a.x.as<float>(),
                  .weight_dtype = a.weight.dtype,
+                 .residual = nullptr,
                  .out = a.out.as<float>(),
                  .num_rows = used,
                  .in_features = a.in_features,

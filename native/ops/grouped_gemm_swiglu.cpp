@@ -1,10 +1,10 @@
-// launch   a span of rows at a time: grouped_gemm into a workspace (support/panel_matmul.h), then one row per chunk
-// traffic  the weights of every expert that has rows, once per span they have rows in; the workspace stays in cache
-//          where rows are few
-// why      spans end between experts unless one alone is longer, and are short enough that 3 * intermediate_size
-// numbers
-//          a row need no memory worth mentioning: whole prompts would take a gigabyte. Bits are those of grouped_gemm
-//          and swiglu: an output is one chain over k, whatever rows it is computed with.
+// launch   one item per thread at a time: up to 96 rows of one expert times some panels of a, b and up of the same
+//          features (support/panel_items.h)
+// traffic  the weights of every expert that has rows, once per 96 of its rows; a, b and up themselves stay in cache
+// why      panels of 32 features belong to one of the three only where intermediate_size is a multiple of 32, as in
+// every
+//          released model; else a span of rows goes through grouped_gemm and then through the activation. Bits are
+//          those of grouped_gemm and swiglu: an output is one chain over k, whatever it is computed with.
 #include "ops/grouped_gemm_swiglu.h"
 
 #include <algorithm>
@@ -12,11 +12,30 @@
 
 #include "device/cpu.h"
 #include "support/expert_groups.h"
-#include "support/gated_row.h"
+#include "support/gated.h"
 
 namespace openmoe::OPENMOE_ISA {
 
-constexpr int64_t kSpanRows = 768;  // 8 items of the matrix engine
+static void whole_panels(const Matmul& m, std::vector<RowGroup>& groups, int64_t width, Cpu& cpu) {
+  const PanelProduct product(m, cpu);
+  const int64_t part = width / kPanel;
+  const size_t unit_bytes = 3 * panel_bytes(m.weight_dtype, m.in_features);
+  for_items(groups, part, unit_bytes, cpu, [&](const Item& item, int thread) {
+    const int64_t panels = item.end - item.first, size = item.rows * kPanel;
+    float* sums = cpu.scratch<float>(thread, 3 * panels * size);
+    // Each of the three is one stream.
+    for (int64_t i = 0; i < 3 * panels; ++i)
+      product(item, i / panels * part + item.first + i % panels, sums + i * size);
+    for (int64_t p = 0; p < panels; ++p)
+      for (int64_t r = 0; r < item.rows; ++r) {
+        const float* a = sums + p * size + r * kPanel;
+        gated(a, a + panels * size, a + 2 * panels * size, kPanel,
+              m.out + (item.first_row + r) * width + (item.first + p) * kPanel);
+      }
+  });
+}
+
+constexpr int64_t kSpanRows = 768;  // a workspace for whole prompts would take a gigabyte
 
 // The next groups of at most kSpanRows rows, cut from the front of `groups`.
 static std::vector<RowGroup> take_span(std::vector<RowGroup>& groups) {
@@ -35,29 +54,39 @@ static std::vector<RowGroup> take_span(std::vector<RowGroup>& groups) {
   return span;
 }
 
-void grouped_gemm_swiglu(const GroupedGemmSwiglu& a, Cpu& cpu) {
-  const int32_t* offsets = a.expert_offsets.as<int32_t>();
-  const int64_t width = a.intermediate_size, used = std::clamp(offsets[a.num_experts], 0, a.num_rows);
-  const size_t matrix_bytes = panel_matrix_bytes(a.weight.dtype, 1, 3 * width, a.in_features);
-  auto groups = expert_groups(offsets, a.num_experts, a.num_rows, a.weight.as<std::byte>(), matrix_bytes);
-  auto* gate_up = cpu.workspace<float>(std::min(used, kSpanRows) * 3 * width);
+static void spans_of_rows(const Matmul& m, std::vector<RowGroup>& groups, int64_t width, Cpu& cpu) {
+  auto* gate_up = cpu.workspace<float>(std::min(m.num_rows, kSpanRows) * 3 * width);
   while (!groups.empty()) {
     std::vector<RowGroup> span = take_span(groups);
     const int64_t first = span.front().first_row, rows = span.back().first_row + span.back().num_rows - first;
     for (RowGroup& group : span) group.first_row -= first;
-    const Matmul m{.x = a.x.as<float>() + first * a.in_features,
-                   .weight_dtype = a.weight.dtype,
-                   .out = gate_up,
-                   .num_rows = rows,
-                   .in_features = a.in_features,
-                   .out_features = 3 * width};
-    matmul(m, std::move(span), cpu);
+    Matmul part = m;
+    part.x += first * m.in_features, part.out = gate_up, part.num_rows = rows;
+    matmul(part, std::move(span), cpu);
     cpu.parallel_for(rows, rows_per_chunk(3 * width), [&](int64_t begin, int64_t end, int) {
-      for (int64_t r = begin; r < end; ++r)
-        gated_row(gate_up + r * 3 * width, width, a.out.as<float>() + (first + r) * width);
+      for (int64_t r = begin; r < end; ++r) {
+        const float* a = gate_up + r * 3 * width;
+        gated(a, a + width, a + 2 * width, width, m.out + (first + r) * width);
+      }
     });
   }
-  std::memset(a.out.as<float>() + used * width, 0, (a.num_rows - used) * width * sizeof(float));
+}
+
+void grouped_gemm_swiglu(const GroupedGemmSwiglu& a, Cpu& cpu) {
+  const int32_t* offsets = a.expert_offsets.as<int32_t>();
+  const int64_t width = a.intermediate_size;
+  const size_t matrix_bytes = panel_matrix_bytes(a.weight.dtype, 1, 3 * width, a.in_features);
+  auto groups = expert_groups(offsets, a.num_experts, a.num_rows, a.weight.as<std::byte>(), matrix_bytes);
+  const int64_t used = offsets[a.num_experts];
+  const Matmul m{.x = a.x.as<float>(),
+                 .weight_dtype = a.weight.dtype,
+                 .residual = nullptr,
+                 .out = a.out.as<float>(),
+                 .num_rows = used,
+                 .in_features = a.in_features,
+                 .out_features = 3 * width};
+  width % kPanel == 0 ? whole_panels(m, groups, width, cpu) : spans_of_rows(m, groups, width, cpu);
+  std::memset(a.out.as<std::byte>() + used * width * sizeof(float), 0, (a.num_rows - used) * width * sizeof(float));
 }
 
 }  // namespace openmoe::OPENMOE_ISA

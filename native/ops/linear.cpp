@@ -12,6 +12,7 @@ void linear(const Linear& a, Cpu& cpu) {
   if (a.num_tokens == 0) return;
   const Matmul m{.x = a.x.as<float>(),
                  .weight_dtype = a.weight.dtype,
+                 .residual = a.residual.as<float>(),
                  .out = a.out.as<float>(),
                  .num_rows = a.num_tokens,
                  .in_features = a.in_features,

@@ -81,7 +81,8 @@ TensorSpec parse_spec(const Field& field) {
   const size_t open = text.find('[');
   std::string_view types = text.substr(0, open);
   if (types == "gate_up") spec.layout = MatrixLayout::gate_up;
-  if (types == "matrix" || types == "gate_up" || types == "panel") types = "f32|bf16";
+  if (types == "matrix" || types == "gate_up") types = "f32|bf16|int8|int4";
+  if (types == "panel") types = "f32|bf16";
   while (!types.empty()) {
     const size_t bar = std::min(types.find('|'), types.size());
     for (int i = 0; i < kNumDTypes; ++i)

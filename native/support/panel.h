@@ -6,10 +6,23 @@
 //   f32   [count][out/32][in   ][32]
 //   bf16  [count][out/32][in/2 ][32][2]   neighbours in k lie side by side: one 32-bit lane is widened by a shift (even
 //                                         k) or a mask (odd k), and is the operand of a bf16 pair dot product as it is
+//   int8  [count][out/32][in/32]{ scales u16 [32], words u32 [8][32] }    8.5 bits a weight
+//   int4  [count][out/32][in/32]{ scales u16 [32], words u32 [4][32] }    4.5 bits a weight
 //
-// Features beyond out_features and an odd last k are zero.
+// Of a quantised matrix, 32 neighbours in k of one output feature share a scale: a group. A word of int8 holds k, k+2,
+// k+1, k+3 from its lowest byte up, so that sign-extending its even and its odd bytes to 16 bits gives two neighbouring
+// pairs. A word of int4 holds k, k+2, k+4, k+6, k+1, k+3, k+5, k+7 from its lowest nibble up: four pairs, each after a
+// shift. The weights are
+//
+//   int8  scale * q, q in [-127, 127]; the scale is the u16 as bf16
+//   int4  scale * (q - z), q and z in [0, 15]; z is the u16's lowest 4 bits, the upper 12 are the scale's exponent and
+//   4
+//         bits of its mantissa (it has no sign)
+//
+// Features beyond out_features and what pads the last k are zero.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -18,11 +31,24 @@
 namespace openmoe {
 
 inline constexpr int kPanel = 32;
+inline constexpr int kGroup = 32;  // numbers in k that share a scale
 
 constexpr int64_t num_panels(int64_t out_features) { return (out_features + kPanel - 1) / kPanel; }
+constexpr int64_t num_groups(int64_t in_features) { return (in_features + kGroup - 1) / kGroup; }
+
+// Words of a quantised group in one output feature, and bytes of one group of a panel.
+constexpr int64_t group_words(DType dtype) { return dtype == DType::int8 ? 8 : 4; }
+constexpr size_t group_bytes(DType dtype) {
+  return kPanel * (sizeof(uint16_t) + group_words(dtype) * sizeof(uint32_t));
+}
+
+constexpr float int8_scale(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+constexpr float int4_scale(uint16_t bits) { return std::bit_cast<float>((bits & 0xfff0u) << 15); }
+constexpr int int4_zero(uint16_t bits) { return bits & 15; }
 
 // Bytes of one panel.
 constexpr size_t panel_bytes(DType dtype, int64_t in_features) {
+  if (is_quantised(dtype)) return num_groups(in_features) * group_bytes(dtype);
   const int64_t padded = dtype == DType::bf16 ? (in_features + 1) / 2 * 2 : in_features;
   return static_cast<size_t>(padded) * kPanel * bytes_of(dtype);
 }

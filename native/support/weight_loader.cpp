@@ -3,72 +3,27 @@
 // that both are read in long runs. Any other stride is read in spans with holes, or number by number.
 #include "support/weight_loader.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "support/bf16.h"
 #include "support/error.h"
+#include "support/input_file.h"
 #include "support/panel.h"
+#include "support/quantise.h"
 
 namespace openmoe {
 
 namespace {
 
 constexpr int64_t kTileBytes = 1 << 20;  // of each thread; large reads, and most of it still in L2 when packed
-constexpr int64_t kWideRows = 16384;     // of a tile of an [in, out] source
+constexpr int64_t kWideRows = 4096;      // of a tile of an [in, out] source; leaves room for a group of k
 constexpr int64_t kMaxStride = 64;       // beyond it, what lies between two numbers is not read along with them
 constexpr int64_t kSegment = 128;        // words of k packed at a time: 32 rows of them stay in L1
-
-class File {
- public:
-  explicit File(const std::string& path) : path_(path) {
-    do fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    while (fd_ < 0 && errno == EINTR);
-    if (fd_ < 0) fail_read("open", "Check that the file exists and may be read.");
-  }
-  ~File() {
-    if (fd_ >= 0) close(fd_);
-  }
-  File(const File&) = delete;
-
-  // In double: sizes that overflow 64 bits are beyond the end of any file.
-  void expect_bytes(double bytes) const {
-    struct stat status;
-    if (fstat(fd_, &status) != 0) fail_read("stat", "Check that the file may be read.");
-    if (static_cast<double>(status.st_size) < bytes) fail_truncated(static_cast<uint64_t>(status.st_size));
-  }
-
-  void read(void* to, uint64_t offset, size_t bytes) const {
-    auto* p = static_cast<std::byte*>(to);
-    while (bytes > 0) {
-      const ssize_t n = pread(fd_, p, bytes, static_cast<off_t>(offset));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) fail_read("read", "Check the disk, then copy or download the file again.");
-      if (n == 0) fail_truncated(offset);
-      p += n, offset += static_cast<uint64_t>(n), bytes -= static_cast<size_t>(n);
-    }
-  }
-
- private:
-  [[noreturn]] void fail_read(const char* doing, const char* hint) const {
-    throw Error("FILE_READ", path_ + ": " + doing + " failed (" + std::strerror(errno) + "). " + hint);
-  }
-  [[noreturn]] void fail_truncated(uint64_t end) const {
-    throw Error("FILE_TRUNCATED", path_ + ": the file ends after " + std::to_string(end) +
-                                      " bytes, inside a tensor. It was cut short: download or copy it again.");
-  }
-
-  std::string path_;
-  int fd_;
-};
 
 struct f16 {
   uint16_t bits;
@@ -115,17 +70,17 @@ struct TileShape {
 // Numbers of buffer that one number of a run takes.
 int64_t footprint(int64_t stride) { return stride > kMaxStride ? 1 : std::max<int64_t>(stride, 1); }
 
-// Rows are a multiple of `align`, cols are even; a tile fits in kTileBytes.
+// Rows are a multiple of `align`, cols of a quantised group; a tile fits in kTileBytes.
 TileShape tile_shape(const MatrixSource& s, int64_t align) {
   const bool rows_are_runs = s.col_stride <= s.row_stride || s.rows == 1;
   const int64_t most = rows_are_runs ? kPanel : kWideRows / footprint(s.row_stride);
   const int64_t rows = (std::min(s.rows, most) + align - 1) / align * align;
   const int64_t run = rows * footprint(rows_are_runs ? s.col_stride : s.row_stride);
   const int64_t cols = kTileBytes / static_cast<int64_t>(bytes_of(s.dtype)) / run;
-  return {rows, std::max<int64_t>(cols / 2 * 2, 2)};
+  return {rows, std::max<int64_t>(cols / kGroup * kGroup, kGroup)};
 }
 
-Tile read_tile(const File& file, const MatrixSource& s, int64_t row, int64_t rows, int64_t col, int64_t cols,
+Tile read_tile(const InputFile& file, const MatrixSource& s, int64_t row, int64_t rows, int64_t col, int64_t cols,
                std::byte* buffer) {
   const int64_t size = bytes_of(s.dtype);
   const auto read = [&](int64_t to, int64_t r, int64_t k, int64_t count) {
@@ -184,15 +139,36 @@ void pack_rows(const Tile& tile, int64_t row, int64_t rows, uint32_t* to) {
   }
 }
 
-// Packs a tile whose first number belongs at [row, col] of the target matrix; col is even.
+// The same into groups of a quantised panel, from the one at the tile's first k.
+void pack_groups(const Tile& tile, int64_t row, int64_t rows, DType dtype, std::byte* group, int lane) {
+  for (int64_t k = 0; k < tile.cols; k += kGroup, group += group_bytes(dtype)) {
+    const int64_t n = std::min<int64_t>(kGroup, tile.cols - k);
+    alignas(64) GroupBlock block = {};
+    if (tile.row_stride == 1) {
+      for (int64_t i = 0; i < n; ++i) convert(tile.at(row, k + i), tile.dtype, 1, rows, block[i]);
+    } else {
+      float numbers[kGroup];
+      for (int64_t r = 0; r < rows; ++r) {
+        convert(tile.at(row + r, k), tile.dtype, tile.col_stride, n, numbers);
+        for (int64_t i = 0; i < n; ++i) block[i][r] = numbers[i];
+      }
+    }
+    quantise_group(dtype, block, static_cast<int>(rows), group, lane);
+  }
+}
+
+// Packs a tile whose first number belongs at [row, col] of the target matrix; col is a multiple of a group.
 void pack_tile(const Tile& tile, const MatrixTarget& t, int64_t index, int64_t row, int64_t col) {
   const size_t bytes = panel_bytes(t.dtype, t.in_features);
   const int64_t word = t.dtype == DType::bf16 ? col / 2 : col;
   for (int64_t r = 0; r < tile.rows;) {
     const int64_t lane = (row + r) % kPanel, rows = std::min(kPanel - lane, tile.rows - r);
     const int64_t panel = index * num_panels(t.out_features) + (row + r) / kPanel;
-    auto* to = reinterpret_cast<uint32_t*>(static_cast<std::byte*>(t.buffer->data()) + panel * bytes);
-    if (t.dtype == DType::bf16)
+    auto* start = static_cast<std::byte*>(t.buffer->data()) + panel * bytes;
+    auto* to = reinterpret_cast<uint32_t*>(start);
+    if (is_quantised(t.dtype))
+      pack_groups(tile, r, rows, t.dtype, start + col / kGroup * group_bytes(t.dtype), static_cast<int>(lane));
+    else if (t.dtype == DType::bf16)
       pack_rows<bf16>(tile, r, rows, to + word * kPanel + lane);
     else
       pack_rows<float>(tile, r, rows, to + word * kPanel + lane);
@@ -206,7 +182,7 @@ template <class F>
 void for_tiles(Cpu& cpu, const MatrixSource& s, TileShape shape, int64_t row_offset, const std::atomic<bool>& stop,
                F&& use) {
   if (s.rows == 0 || s.cols == 0) return;
-  const File file(s.path);
+  const InputFile file(s.path);
   file.expect_bytes(s.offset + ((s.rows - 1.0) * s.row_stride + (s.cols - 1.0) * s.col_stride + 1) * bytes_of(s.dtype));
   const int64_t first = row_offset / shape.rows, end = (row_offset + s.rows - 1) / shape.rows + 1;
   const int64_t across = (s.cols + shape.cols - 1) / shape.cols;
@@ -222,9 +198,58 @@ void for_tiles(Cpu& cpu, const MatrixSource& s, TileShape shape, int64_t row_off
   });
 }
 
+// Columns [first, first + columns) of a quantised panel become lanes [lane, lane + columns) of another.
+struct ColumnCopy {
+  int first, columns, lane;
+};
+void copy_columns(DType dtype, int64_t groups, const std::byte* from, const ColumnCopy& c, std::byte* to) {
+  for (int64_t g = 0; g < groups; ++g, from += group_bytes(dtype), to += group_bytes(dtype)) {
+    std::memcpy(to + c.lane * sizeof(uint16_t), from + c.first * sizeof(uint16_t), c.columns * sizeof(uint16_t));
+    for (int64_t w = 0; w < group_words(dtype); ++w) {
+      const size_t word = kPanel * (sizeof(uint16_t) + w * sizeof(uint32_t));
+      std::memcpy(to + word + c.lane * sizeof(uint32_t), from + word + c.first * sizeof(uint32_t),
+                  c.columns * sizeof(uint32_t));
+    }
+  }
+}
+
+// Panels that lie packed in the file: read to where they belong, unless they begin inside a panel.
+void load_panels(Cpu& cpu, const MatrixSource& s, const MatrixTarget& t, const std::atomic<bool>& stop) {
+  if (s.dtype != t.dtype || s.cols != t.in_features)
+    fail_arg("panels of " + std::string(name_of(s.dtype)) + " x " + std::to_string(s.cols) +
+             " cannot become part of a matrix of " + std::string(name_of(t.dtype)) + " x " +
+             std::to_string(t.in_features));
+  const InputFile file(s.path);
+  const auto bytes = static_cast<int64_t>(panel_bytes(s.dtype, s.cols)), panels = num_panels(s.rows);
+  file.expect_bytes(static_cast<double>(s.offset) + static_cast<double>(panels) * static_cast<double>(bytes));
+  const int lane = static_cast<int>(t.row_offset % kPanel);
+  std::byte* to = static_cast<std::byte*>(t.buffer->data()) +
+                  (t.index * num_panels(t.out_features) + t.row_offset / kPanel) * bytes;
+  if (lane > 0) {
+    std::vector<std::byte> panel(bytes);
+    for (int64_t p = 0; p < panels; ++p, to += bytes) {
+      if (stop.load(std::memory_order_relaxed)) throw Error("ABORTED", "Loading was stopped.");
+      const int columns = static_cast<int>(std::min<int64_t>(kPanel, s.rows - p * kPanel));
+      const int here = std::min(columns, kPanel - lane);
+      file.read(panel.data(), s.offset + p * bytes, bytes);
+      copy_columns(s.dtype, num_groups(s.cols), panel.data(), {0, here, lane}, to);
+      if (columns > here)
+        copy_columns(s.dtype, num_groups(s.cols), panel.data(), {here, columns - here, 0}, to + bytes);
+    }
+    return;
+  }
+  const int64_t chunks = (panels * bytes + kTileBytes - 1) / kTileBytes;
+  cpu.parallel_for(chunks, 1, [&](int64_t begin, int64_t end, int) {
+    if (stop.load(std::memory_order_relaxed)) throw Error("ABORTED", "Loading was stopped.");
+    const int64_t from = begin * kTileBytes, until = std::min(end * kTileBytes, panels * bytes);
+    file.read(to + from, s.offset + from, until - from);
+  });
+}
+
 }  // namespace
 
 void load_matrix(Cpu& cpu, const MatrixSource& source, const MatrixTarget& target, const std::atomic<bool>& stop) {
+  if (is_quantised(source.dtype)) return load_panels(cpu, source, target, stop);
   for_tiles(cpu, source, tile_shape(source, kPanel), target.row_offset, stop,
             [&](const Tile& tile, int64_t row, int64_t col) {
               pack_tile(tile, target, target.index, target.row_offset + row, col);

@@ -7,6 +7,7 @@ import { resolveParameters } from '../../lib/checkpoint/layout.ts'
 import { loadConfig } from '../../lib/model/config.ts'
 import { convertCheckpoint } from '../../lib/model/convert.ts'
 import { loadModel } from '../../lib/model/load_model.ts'
+import type { WeightDtype } from '../../lib/model/weights.ts'
 import { expectError } from '../support/expect_error.ts'
 import { digestWeights, goldenCase } from '../support/golden.ts'
 import { expectSameBits } from '../support/op_fixture.ts'
@@ -21,8 +22,8 @@ async function digest(folder: string): Promise<string> {
   return digestWeights(resolveParameters(await openCheckpoint(folder), config), config)
 }
 
-async function logits(folder: string) {
-  const model = await loadModel(folder, { dtype: 'f32', threads: 2 })
+async function logits(folder: string, dtype: 'auto' | WeightDtype = 'f32') {
+  const model = await loadModel(folder, { dtype, threads: 2 })
   try {
     return (await model.forward([[0, 5, 9, 3]])).logits!.data
   } finally {
@@ -55,6 +56,31 @@ describe('a converted checkpoint', () => {
     expect(dtypes(/^(?!.*(gate_weight|norm)).*$/)).toEqual(['BF16'])
     const config = JSON.parse(readFileSync(join(out, 'config.json'), 'utf8')) as { torch_dtype: string }
     expect(config.torch_dtype).toBe('bfloat16')
+  })
+
+  it.each(['int8', 'int4'] as const)('holds %s panels that load as they are', async (dtype) => {
+    for (const name of ['tiny_dropless', 'ragged', 'tiny_openmoe_pt']) {
+      const out = newFolder()
+      await convertCheckpoint(goldenCase(name), out, { dtype })
+      const { tensors } = await openCheckpoint(out)
+      const names = [...tensors.keys()]
+      expect(names).toContain(`model.layers.0.self_attn.q_proj.weight.${dtype}_panels`)
+      expect(names).toContain(`model.layers.1.mlp.experts.wo.${dtype}_panels`)
+      expect(tensors.get('model.layers.1.mlp.gate_weight')!.dtype).toBe('F32')
+      const [stored, quantised] = [await logits(out, 'auto'), await logits(goldenCase(name), dtype)]
+      expectSameBits(stored, quantised)
+
+      const again = newFolder()
+      await convertCheckpoint(out, again)
+      expectSameBits(await logits(again, dtype), stored)
+      const other = /holds int. weights, dtype 'bf16' was asked for/
+      await expectError(loadModel(out, { dtype: 'bf16' }), 'ERR_OPENMOE_DTYPE', other)
+      await expectError(
+        convertCheckpoint(out, newFolder(), { dtype: 'f32' }),
+        'ERR_OPENMOE_DTYPE',
+        /cannot become f32/,
+      )
+    }
   })
 
   it('comes with its tokenizer', async () => {

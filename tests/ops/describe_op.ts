@@ -12,7 +12,14 @@ import {
   type Results,
 } from '../../lib/device.ts'
 import type { Program } from '../../lib/program.ts'
-import { tensor, type HostTensor, type Matrix, type MatrixLayout } from '../../lib/tensor.ts'
+import {
+  tensor,
+  type HostTensor,
+  type Matrix,
+  MATRIX_DTYPES,
+  type MatrixDtype,
+  type MatrixLayout,
+} from '../../lib/tensor.ts'
 import { throughBf16 } from '../support/bf16.ts'
 
 export interface Backend {
@@ -56,12 +63,12 @@ export interface OpTest {
   /** True where bf16 weights are multiplied with activations rounded to bf16. */
   roundsActivations: boolean
   /** Dtypes weights may have here. */
-  weightDtypes: readonly ('f32' | 'bf16')[]
+  weightDtypes: readonly MatrixDtype[]
   /** What a panel keeps of numbers: all of it, or its bf16 rounding. */
   throughPanel(values: ArrayLike<number>): ArrayLike<number>
   run<R extends Results>(body: (p: Program) => R): Promise<HostResults<R>>
   /** Packs weights on the backend's device. */
-  matrix(from: HostTensor, dtype?: 'f32' | 'bf16', options?: { layout?: MatrixLayout }): Promise<Matrix>
+  matrix(from: HostTensor, dtype?: MatrixDtype, options?: { layout?: MatrixLayout }): Promise<Matrix>
   device(): Device
   /** The message of a run that meets a wrong index: a GPU only says in which op. */
   refusal(message: RegExp): RegExp
@@ -87,7 +94,7 @@ export function describeOp(op: string, body: (t: OpTest) => void): void {
         isGpu,
         isEmulated: backend.device.startsWith('cuda-emulator'),
         roundsActivations: isGpu || backend.options.isa === 'avx512_bf16',
-        weightDtypes: isGpu ? ['bf16'] : ['f32', 'bf16'],
+        weightDtypes: isGpu ? ['bf16'] : MATRIX_DTYPES,
         throughPanel: (values) => (isGpu ? throughBf16(values) : values),
         run: (record) => device.run(record),
         matrix: (from, dtype, options) => device.matrix(from, dtype, options),

@@ -3,7 +3,7 @@ import { groupedGemm } from '../../lib/ops/grouped_gemm.ts'
 import { linear } from '../../lib/ops/linear.ts'
 import { openDevice } from '../../lib/device.ts'
 import { widenBfloat16 } from '../../lib/checkpoint/safetensors.ts'
-import { type HostTensor, tensor } from '../../lib/tensor.ts'
+import { tensor } from '../../lib/tensor.ts'
 import { groupedGemm as reference } from '../reference/grouped_gemm.ts'
 import { expectError } from '../support/expect_error.ts'
 import {
@@ -13,8 +13,9 @@ import {
   F32_NMSE,
   opFixture,
   opsJson,
+  roundedRows,
   rows,
-  throughBf16,
+  storedWeights,
 } from '../support/op_fixture.ts'
 import { describeOp, f32, i32, nmse, openOther, randomTensor } from './describe_op.ts'
 
@@ -36,7 +37,7 @@ const offsetsOf = (counts: readonly number[]): number[] => {
 }
 
 describeOp('grouped_gemm', (t) => {
-  const { backend, isGpu, roundsActivations, run, matrix } = t
+  const { backend, isGpu, run, matrix } = t
 
   it('multiplies each row with the weights of its expert', async () => {
     const weight = await matrix(f32([1, 0, 0, 1, 2, 0, 0, 3], [2, 2, 2]))
@@ -76,7 +77,6 @@ describeOp('grouped_gemm', (t) => {
 
   for (const dtype of t.weightDtypes) {
     // Where activations are rounded to bf16 first, so are the reference's: the products are then exact on both sides.
-    const read = (x: HostTensor) => (dtype === 'bf16' && roundsActivations ? throughBf16(x.data) : x.data)
 
     it.each(SHAPES)(
       `agrees with the reference at rows %j of ${dtype} [%i, %i]`,
@@ -86,9 +86,11 @@ describeOp('grouped_gemm', (t) => {
         const weight = randomTensor(2, [counts.length, out, inFeatures])
         const packed = await matrix(weight, dtype)
         const actual = await run((p) => groupedGemm(p, x, packed, i32(offsets)))
-        const stored = dtype === 'bf16' ? throughBf16(weight.data) : weight.data
+        const stored = await storedWeights(t.device(), packed, weight)
         const bound = isGpu ? BF16_NMSE : F32_NMSE
-        expect(nmse(actual.data, reference(read(x), stored, offsets, inFeatures))).toBeLessThan(bound)
+        expect(
+          nmse(actual.data, reference(roundedRows(x, dtype, backend), stored, offsets, inFeatures)),
+        ).toBeLessThan(bound)
       },
     )
 

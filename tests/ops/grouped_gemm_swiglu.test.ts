@@ -2,11 +2,20 @@ import { expect, it } from 'vitest'
 import { groupedGemm } from '../../lib/ops/grouped_gemm.ts'
 import { groupedGemmSwiglu } from '../../lib/ops/grouped_gemm_swiglu.ts'
 import { swiglu } from '../../lib/ops/swiglu.ts'
-import type { HostTensor } from '../../lib/tensor.ts'
+import type { HostTensor, MatrixDtype } from '../../lib/tensor.ts'
 import { groupedGemm as groupedGemmReference } from '../reference/grouped_gemm.ts'
 import { groupedGemmSwiglu as reference } from '../reference/grouped_gemm_swiglu.ts'
 import { expectError } from '../support/expect_error.ts'
-import { BF16_NMSE, expectClose, expectSameBits, F32_NMSE, rows, throughBf16 } from '../support/op_fixture.ts'
+import {
+  BF16_NMSE,
+  expectClose,
+  expectSameBits,
+  F32_NMSE,
+  roundedRows,
+  rows,
+  storedWeights,
+  throughBf16,
+} from '../support/op_fixture.ts'
 import { describeOp, f32, i32, nmse, openOther, randomTensor } from './describe_op.ts'
 
 /** Activations rounded to bf16, serving.md 3.1; three of them are multiplied. */
@@ -20,6 +29,7 @@ const SHAPES = [
   [[0, 0, 150, 0], 40, 129],
   [[2, 0, 7, 1, 0, 13, 0, 30], 67, 131],
   [[500, 1, 900, 97], 8, 33],
+  [[5, 0, 130, 1], 64, 70],
   [Array.from({ length: 33 }, (_, e) => (e * 7) % 5), 31, 32],
 ] as const
 
@@ -28,7 +38,7 @@ const offsetsOf = (counts: readonly number[]): number[] =>
 
 describeOp('grouped_gemm_swiglu', (t) => {
   const { backend, isGpu, roundsActivations, run, device, throughPanel } = t
-  const pack = (weight: HostTensor, dtype?: 'f32' | 'bf16') =>
+  const pack = (weight: HostTensor, dtype?: MatrixDtype) =>
     device().matrix(weight, dtype, { layout: 'gate_up' })
 
   it('multiplies the first part by silu of the second and by the third', async () => {
@@ -52,19 +62,18 @@ describeOp('grouped_gemm_swiglu', (t) => {
         const weight = randomTensor(2, [counts.length, 3 * width, inFeatures], 1 / Math.sqrt(inFeatures))
         const packed = await pack(weight, dtype)
         const actual = await run((p) => groupedGemmSwiglu(p, x, packed, i32(offsets)))
-        const stored = dtype === 'bf16' ? throughBf16(weight.data) : weight.data
-        const ofCpu = dtype === 'bf16' && roundsActivations ? BF16_ACTIVATIONS_NMSE : F32_NMSE
-        const expected = reference(throughPanel(x.data), stored, offsets, inFeatures)
-        expect(nmse(actual.data, expected)).toBeLessThan(isGpu ? BF16_NMSE : ofCpu)
+        const stored = await storedWeights(device(), packed, weight)
+        const expected = reference(roundedRows(x, dtype, backend), stored, offsets, inFeatures)
+        expect(nmse(actual.data, expected)).toBeLessThan(isGpu ? BF16_NMSE : F32_NMSE)
       },
     )
 
-    it.skipIf(isGpu)(
-      `has the bits of grouped_gemm and swiglu, whatever the neighbours, ${dtype}`,
-      async () => {
+    it.skipIf(isGpu).each([33, 64])(
+      `has the bits of grouped_gemm and swiglu, whatever the neighbours, ${dtype} 3 x %i`,
+      async (width) => {
         const offsets = i32([0, 1, 1, 6, 903, 910])
         const x = randomTensor(3, [910, 70])
-        const weight = randomTensor(4, [5, 99, 70], 0.1)
+        const weight = randomTensor(4, [5, 3 * width, 70], 0.1)
         const [packed, plain] = [await pack(weight, dtype), await device().matrix(weight, dtype)]
         const all = await run((p) => groupedGemmSwiglu(p, x, packed, offsets))
         const apart = await run((p) => swiglu(p, groupedGemm(p, x, plain, offsets)))

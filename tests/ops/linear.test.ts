@@ -1,32 +1,42 @@
 import { expect, it } from 'vitest'
 import { linear } from '../../lib/ops/linear.ts'
-import { type HostTensor, tensor } from '../../lib/tensor.ts'
+import { tensor } from '../../lib/tensor.ts'
 import { linear as reference } from '../reference/linear.ts'
 import { expectError } from '../support/expect_error.ts'
-import { expectSameBits, F32_NMSE, rows, throughBf16 } from '../support/op_fixture.ts'
+import { expectSameBits, F32_NMSE, roundedRows, rows, storedWeights } from '../support/op_fixture.ts'
 import { describeOp, f32, nmse, openOther, randomTensor } from './describe_op.ts'
 
-// Around the edges of panels (32), tiles (3, 6, 12 rows), blocks of k (128, 256) and items (96 rows).
+// Around the edges of panels (32), tiles (2, 3, 8, 12 rows), groups and blocks of k (32, 128, 256, 512, 1024) and items (96 rows).
 const SHAPES = [
   ...[0, 1, 2, 3, 4, 5, 7, 12, 13, 33, 97, 200].map((tokens) => [tokens, 67, 135] as const),
   ...[1, 2, 3, 8, 16, 31, 32, 33, 63, 64, 65, 96].map((out) => [5, out, 40] as const),
-  ...[1, 2, 3, 127, 128, 129, 255, 256, 257, 511, 770].map((inFeatures) => [14, 40, inFeatures] as const),
+  ...[1, 2, 3, 31, 32, 33, 127, 128, 129, 255, 256, 257, 511, 770].map(
+    (inFeatures) => [14, 40, inFeatures] as const,
+  ),
   [1, 1000, 768] as const,
   [2, 300, 1025] as const,
   [222, 256, 511] as const,
+  [98, 33, 1100] as const,
 ]
 
-describeOp('linear', ({ backend, roundsActivations, run, matrix }) => {
-  for (const dtype of ['f32', 'bf16'] as const) {
-    const stored = (weight: HostTensor) => (dtype === 'bf16' ? throughBf16(weight.data) : weight.data)
-    // Where activations are rounded to bf16 first, so are the reference's: the products are then exact on both sides.
-    const read = (x: HostTensor) => (dtype === 'bf16' && roundsActivations ? throughBf16(x.data) : x.data)
+describeOp('linear', ({ backend, run, matrix, device, weightDtypes }) => {
+  it('multiplies each row of x with each row of the weights', async () => {
+    const weight = await matrix(f32([1, 0, 0, 0, 10, 100, 1, 1, 1], [3, 3]))
+    const out = await run((p) => linear(p, f32([1, 2, 3, 4, 5, 6], [2, 3]), weight))
+    expect([...out.data]).toEqual([1, 320, 6, 4, 650, 15])
+  })
 
-    it(`multiplies each row of x with each row of ${dtype} weights`, async () => {
-      const weight = await matrix(f32([1, 0, 0, 0, 10, 100, 1, 1, 1], [3, 3]), dtype)
-      const out = await run((p) => linear(p, f32([1, 2, 3, 4, 5, 6], [2, 3]), weight))
-      expect([...out.data]).toEqual([1, 320, 6, 4, 650, 15])
-    })
+  it('adds a residual', async () => {
+    const weight = await matrix(randomTensor(1, [67, 40]))
+    const x = randomTensor(2, [13, 40])
+    const residual = randomTensor(3, [13, 67])
+    const [out, product] = await run((p) => [linear(p, x, weight, residual), linear(p, x, weight)])
+    const sum = Float32Array.from(residual.data, (value, i) => value + product!.data[i]!)
+    expectSameBits(out!.data, sum)
+  })
+
+  for (const dtype of weightDtypes) {
+    // Where activations are rounded first, so are the reference's: the products are then exact on both sides.
 
     it.each(SHAPES)(
       `agrees with the reference at %i tokens, ${dtype} [%i, %i]`,
@@ -35,7 +45,9 @@ describeOp('linear', ({ backend, roundsActivations, run, matrix }) => {
         const weight = randomTensor(2, [out, inFeatures])
         const packed = await matrix(weight, dtype)
         const actual = await run((p) => linear(p, x, packed))
-        expect(nmse(actual.data, reference(read(x), stored(weight), inFeatures))).toBeLessThan(F32_NMSE)
+        const stored = await storedWeights(device(), packed, weight)
+        const expected = reference(roundedRows(x, dtype, backend), stored, inFeatures)
+        expect(nmse(actual.data, expected)).toBeLessThan(F32_NMSE)
       },
     )
 
@@ -52,10 +64,10 @@ describeOp('linear', ({ backend, roundsActivations, run, matrix }) => {
         }
       }
       for (const threads of [1, 3]) {
-        const device = await openOther(backend, threads)
-        const again = await device.matrix(weight, dtype)
-        expectSameBits((await device.run((p) => linear(p, x, again))).data, all.data)
-        await device.dispose()
+        const other = await openOther(backend, threads)
+        const again = await other.matrix(weight, dtype)
+        expectSameBits((await other.run((p) => linear(p, x, again))).data, all.data)
+        await other.dispose()
       }
     })
 

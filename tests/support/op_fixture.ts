@@ -2,10 +2,19 @@
 import { join } from 'node:path'
 import { expect } from 'vitest'
 import { readSafetensors } from '../../lib/checkpoint/safetensors.ts'
-import type { Results } from '../../lib/device.ts'
+import type { Device, Results } from '../../lib/device.ts'
 import type { Program } from '../../lib/program.ts'
-import { type HostTensor, numElements, tensor, type TypedArray } from '../../lib/tensor.ts'
+import {
+  type HostTensor,
+  type Matrix,
+  type MatrixDtype,
+  numElements,
+  tensor,
+  type TypedArray,
+} from '../../lib/tensor.ts'
 import { type Backend, openOther } from '../ops/describe_op.ts'
+import { unpackPanels } from '../reference/panels.ts'
+import { throughBf16 } from './bf16.ts'
 import { goldenJson } from './golden.ts'
 
 /** f32 kernels against an f64 twin: rounding alone stays far below, one wrong element of a thousand far above. */
@@ -48,6 +57,51 @@ export function expectSameBits(actual: TypedArray, expected: TypedArray): void {
   const bits = (a: TypedArray) => Buffer.from(a.buffer, a.byteOffset, a.byteLength)
   expect(actual.length).toBe(expected.length)
   expect(bits(actual).equals(bits(expected))).toBe(true)
+}
+
+/** What kernels multiply by: `weight` [..., rows, cols] as it reads once it was packed. */
+export async function storedWeights(
+  device: Device,
+  packed: Matrix,
+  weight: HostTensor,
+): Promise<ArrayLike<number>> {
+  const { dtype, count, outFeatures, inFeatures, bytes } = packed
+  if (dtype === 'f32') return weight.data
+  if (dtype === 'bf16') return throughBf16(weight.data)
+  const panels = await device.readMatrix(packed, 0, bytes)
+  const each = bytes / count
+  const weights = Array.from({ length: count }, (_, i) =>
+    unpackPanels(panels.subarray(i * each, (i + 1) * each), dtype, outFeatures, inFeatures),
+  )
+  return weights.length === 1 ? weights[0]! : Float64Array.from(weights.flatMap((w) => [...w]))
+}
+
+/**
+ * Rows x [rows, width] as they enter products: the avx512_bf16 kernels round them to bf16 beside bf16 weights, and all
+ * but the portable ones to 16-bit integers times a scale beside int8 and int4.
+ */
+export function roundedRows(x: HostTensor, dtype: MatrixDtype, backend: Backend): ArrayLike<number> {
+  const { isa } = backend.options
+  const onGpu = backend.device !== 'cpu'
+  if (onGpu || (dtype === 'bf16' && isa === 'avx512_bf16')) return throughBf16(x.data)
+  if (dtype === 'f32' || dtype === 'bf16' || isa === 'portable') return x.data
+  const [, width = 0] = x.shape
+  const { fround, abs } = Math
+  const out = new Float64Array(x.data.length)
+  for (let start = 0; start < out.length; start += width) {
+    const row = Float32Array.from(x.data.subarray(start, start + width))
+    const largest = row.reduce((most, value) => Math.max(most, abs(value)), 0)
+    const factor = fround(32767 / largest)
+    row.forEach((value, i) => {
+      out[start + i] = roundHalfEven(fround(value * factor)) * fround(largest / 32767)
+    })
+  }
+  return out
+}
+
+function roundHalfEven(x: number): number {
+  const rounded = Math.round(x)
+  return rounded - x === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded
 }
 
 /** Rows [begin, end) of a tensor. */

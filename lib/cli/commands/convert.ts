@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander'
 import { convertCheckpoint } from '../../model/convert.ts'
+import { WEIGHT_DTYPES, type WeightDtype } from '../../model/weights.ts'
 import { formatBytes, interruptSignal, loadProgress, note, printJson } from '../output.ts'
 
 export function addConvert(program: Command): void {
@@ -10,11 +11,11 @@ export function addConvert(program: Command): void {
     .argument('<out>', 'new folder')
     .addOption(
       new Option('--dtype <dtype>', 'auto keeps what is stored')
-        .choices(['auto', 'f32', 'bf16'])
+        .choices(['auto', ...WEIGHT_DTYPES])
         .default('auto'),
     )
     .option('--json', 'print one JSON value')
-    .action(async (dir: string, out: string, options: { dtype: 'auto' | 'f32' | 'bf16'; json?: boolean }) => {
+    .action(async (dir: string, out: string, options: { dtype: 'auto' | WeightDtype; json?: boolean }) => {
       const { onProgress, stop } = loadProgress()
       try {
         const { dtype } = options

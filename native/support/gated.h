@@ -1,4 +1,4 @@
-// The gated activation of one row, shared by swiglu and grouped_gemm_swiglu.
+// The gated activation, shared by swiglu and grouped_gemm_swiglu.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +13,10 @@ inline Vec silu(Vec b) {
   return div(b, add(set1(1.0f), exp(sub(zero(), b))));
 }
 
-// out = a * silu(b) * up of a row a | b | up (spec 3.5).
-inline void gated_row(const float* gate_up, int64_t width, float* out) {
-  const float* b = gate_up + width;
-  const float* up = b + width;
+// out = a * silu(b) * up of `width` features (spec 3.5).
+inline void gated(const float* a, const float* b, const float* up, int64_t width, float* out) {
   for_vectors(width, [&](int64_t i, auto n) {
-    store(out + i, mul(mul(load(gate_up + i, n), silu(load(b + i, n))), load(up + i, n)), n);
+    store(out + i, mul(mul(load(a + i, n), silu(load(b + i, n))), load(up + i, n)), n);
   });
 }
 

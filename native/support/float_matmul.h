@@ -1,0 +1,136 @@
+// Products of rows with one f32 or bf16 panel (support/panel.h). Each output is one chain of multiply-adds over k in
+// order; tiles, blocks (between two blocks of k a sum rests in memory, exactly) and threads choose which chains run
+// side by side, never their order.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "device/cpu.h"
+#include "support/panel.h"
+#include "support/panel_items.h"
+#include "support/panel_tile.h"
+#include "support/simd.h"
+
+namespace openmoe::OPENMOE_ISA {
+
+// A panel's weights over a block of k come from L2 (64 KiB) while the tiles of an item pass by.
+inline constexpr int64_t kBlockWords = 512;
+// Widening bf16 inside the largest tile needs more than 16 registers. There, tiles of two rows widen as they go, up to
+// kDirectRows; with more rows a block is widened once for all of them, to 16 KiB in L1.
+inline constexpr bool kWidenBlocks = OPENMOE_ISA_LEVEL < 2;
+inline constexpr int64_t kDirectRows = 8, kWideK = 128;
+
+// Rows of x times one panel, or its next `num_k`.
+template <class X>
+struct PanelRows {
+  const X* x;
+  int64_t x_stride, rows;
+  const uint32_t* word;
+  int64_t num_k;
+  float* sums;           // [rows][32]
+  bool resume = false;   // the chains go on from `sums`
+  bool prefetch = true;  // what follows these words
+};
+
+template <class W, int TileRows = kTileRows>
+void run_tiles(const PanelRows<typename W::X>& m) {
+  const int64_t tiles = (m.rows + TileRows - 1) / TileRows, tile_rows = m.rows / tiles, longer = m.rows % tiles;
+  const int64_t words = (m.num_k + W::kPerWord - 1) / W::kPerWord;
+  for (int c = 0; c < kPanel; c += kTileVectors * kLanes) {
+    Tile<typename W::X> t{.x = m.x,
+                          .x_stride = m.x_stride,
+                          .word = m.word + c,
+                          .sums = m.sums + c,
+                          .num_k = m.num_k,
+                          .prefetch = reinterpret_cast<const std::byte*>(m.word),
+                          .prefetch_step = 0,
+                          .resume = m.resume};
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t rows = tile_rows + (i < longer);
+      if (!m.prefetch || c > 0 || i > 1) {
+        t.prefetch_step = 0;
+      } else if (tiles == 1) {  // one stream from memory; hardware prefetch pauses at every 4 KiB page
+        t.prefetch += kPrefetchBytes, t.prefetch_step = kWordBytes;
+      } else {  // two tiles fetch half of what comes next each
+        t.prefetch += words * (i == 0 ? kWordBytes : kWordBytes / 2), t.prefetch_step = kWordBytes / 2;
+      }
+      run_tile_of<W>(rows, t);
+      t.x += rows * m.x_stride, t.sums += rows * kPanel;
+    }
+  }
+}
+
+inline void widen_words(const uint32_t* from, int64_t words, float* to) {
+  for (int64_t i = 0; i < words; ++i, from += kPanel, to += 2 * kPanel)
+    for (int c = 0; c < kPanel; c += kLanes) {
+      Vec even, odd;
+      load_pairs(reinterpret_cast<const bf16*>(from + c), even, odd);
+      if (c % 16 == 0) __builtin_prefetch(from + c + kWideK / 2 * kPanel);
+      store(to + c, even);
+      store(to + kPanel + c, odd);
+    }
+}
+
+template <class W>
+void run_panel(PanelRows<typename W::X> m) {
+  constexpr bool kWiden = kWidenBlocks && std::is_same_v<W, Bf16Weights>;
+  if constexpr (kWiden)
+    if (m.rows > kTileRows && m.rows <= kDirectRows) return run_tiles<W, 2>(m);
+  if (m.rows <= kTileRows) return run_tiles<W>(m);
+  const int64_t end = m.num_k, block = kWiden ? kWideK : kBlockWords * W::kPerWord;
+  for (int64_t k = 0; k == 0 || k < end; k += block) {
+    m.num_k = std::min(block, end - k), m.resume = k > 0;
+    if constexpr (kWiden) {
+      alignas(64) float wide[kWideK * kPanel];
+      widen_words(m.word, (m.num_k + 1) / 2, wide);
+      PanelRows<float> w = m;
+      w.word = reinterpret_cast<const uint32_t*>(wide), w.prefetch = false;
+      run_tiles<F32Weights>(w);
+    } else {
+      run_tiles<W>(m);
+    }
+    m.x += block / W::kPerWord * W::kXPerWord, m.word += block / W::kPerWord * kPanel;
+  }
+}
+
+#if OPENMOE_ISA_LEVEL == 3
+// Two neighbours in k of a row of x, rounded to bf16: the other operand of a pair dot product.
+struct Bf16PairWeights {
+  using X = uint32_t;
+  static constexpr int kPerWord = 2, kXPerWord = 1;
+
+  template <int Rows>
+  static void add_word(Vec (&sum)[Rows][kTileVectors], const uint32_t* x, int64_t x_stride, const uint32_t* word) {
+    __m512i w[kTileVectors];
+#pragma GCC unroll 16
+    for (int v = 0; v < kTileVectors; ++v) w[v] = _mm512_loadu_si512(word + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const __m512i xr = _mm512_set1_epi32(static_cast<int>(x[r * x_stride]));
+      // Not the intrinsic: GCC 12 copies its sum to another register each time.
+#pragma GCC unroll 16
+      for (int v = 0; v < kTileVectors; ++v) asm("vdpbf16ps %2, %1, %0" : "+v"(sum[r][v]) : "v"(w[v]), "v"(xr));
+    }
+  }
+};
+
+// x rounded to nearest even in pairs, an odd last k paired with zero.
+inline const uint32_t* round_to_pairs(const Matmul& m, int64_t stride, Cpu& cpu) {
+  auto* pairs = cpu.shared_scratch<uint32_t>(m.num_rows * stride);
+  cpu.parallel_for(m.num_rows, rows_per_chunk(m.in_features), [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      const float* x = m.x + r * m.in_features;
+      uint32_t* to = pairs + r * stride;
+      int64_t k = 0;
+      for (; k + 32 <= m.in_features; k += 32)
+        _mm512_storeu_si512(to + k / 2, (__m512i)_mm512_cvtne2ps_pbh(load(x + k + 16), load(x + k)));
+      for (; k < m.in_features; k += 2)
+        to[k / 2] = to_bf16(x[k]).bits | uint32_t{k + 1 < m.in_features ? to_bf16(x[k + 1]).bits : uint16_t{0}} << 16;
+    }
+  });
+  return pairs;
+}
+#endif
+
+}  // namespace openmoe::OPENMOE_ISA

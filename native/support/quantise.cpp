@@ -1,0 +1,118 @@
+// Loops run over the columns, all of them whatever is wanted: compilers make vectors of that.
+#include "support/quantise.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+
+#include "support/bf16.h"
+
+namespace openmoe {
+
+namespace {
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
+
+// As float: -127 to 127, or 0 to 15. `poison` is NaN in a column that has a number that is not finite, else 0.
+struct Quantised {
+  uint16_t scales[kPanel];
+  float q[kGroup][kPanel];
+};
+
+void find_range(const GroupBlock& x, float* low, float* high, float* poison) {
+  for (int c = 0; c < kPanel; ++c) low[c] = high[c] = poison[c] = 0;
+  for (int k = 0; k < kGroup; ++k)
+    for (int c = 0; c < kPanel; ++c) {
+      low[c] = x[k][c] < low[c] ? x[k][c] : low[c];
+      high[c] = x[k][c] > high[c] ? x[k][c] : high[c];
+      poison[c] += 0 * x[k][c];
+    }
+}
+
+void quantise_int8(const GroupBlock& x, Quantised& to) {
+  float low[kPanel], high[kPanel], poison[kPanel], inverse[kPanel];
+  find_range(x, low, high, poison);
+  for (int c = 0; c < kPanel; ++c) {
+    const bf16 scale = to_bf16(std::max(-low[c], high[c]) / 127 + poison[c]);
+    to.scales[c] = scale.bits;
+    inverse[c] = to_float(scale) > std::numeric_limits<float>::min() ? 1 / to_float(scale) : 0.0f;
+  }
+  for (int k = 0; k < kGroup; ++k)
+    for (int c = 0; c < kPanel; ++c) {
+      const float q = x[k][c] * inverse[c] + kMagic - kMagic;
+      to.q[k][c] = q < -127 ? -127.0f : q > 127 ? 127.0f : q;  // NaN stays, and is cleared by pack_words
+    }
+}
+
+// Codes of scales are 12 bits, in the order of their values.
+constexpr uint16_t code_above(float scale) {
+  return static_cast<uint16_t>(std::min<uint32_t>((std::bit_cast<uint32_t>(scale) + 0x7ffff) >> 19, 0xfef));
+}
+constexpr float scale_of(uint16_t code) { return int4_scale(static_cast<uint16_t>(code << 4)); }
+
+void quantise_int4(const GroupBlock& x, Quantised& to) {
+  // From the scale that spans the whole range downwards: cutting off the extremes a little makes the rest finer.
+  constexpr int kCandidates = 5;
+  float low[kPanel], high[kPanel], poison[kPanel], best[kPanel], scale[kPanel], zero[kPanel], error[kPanel];
+  float q[kGroup][kPanel];
+  find_range(x, low, high, poison);
+  std::fill_n(best, kPanel, std::numeric_limits<float>::infinity());
+  for (int candidate = 0; candidate < kCandidates; ++candidate) {
+    uint16_t word[kPanel];
+    float inverse[kPanel];
+    for (int c = 0; c < kPanel; ++c) {
+      const int code = std::max(code_above((high[c] - low[c]) / 15) - candidate, 0);
+      scale[c] = scale_of(static_cast<uint16_t>(code));
+      inverse[c] = scale[c] > std::numeric_limits<float>::min() ? 1 / scale[c] : 0.0f;
+      const float middle = 7.5f - 0.5f * (low[c] + high[c]) * inverse[c] + kMagic - kMagic;
+      zero[c] = middle < 0 ? 0.0f : middle > 15 ? 15.0f : middle;
+      word[c] = static_cast<uint16_t>(code << 4 | (zero[c] >= 0 ? static_cast<int>(zero[c]) : 0));
+      error[c] = 0;
+    }
+    for (int k = 0; k < kGroup; ++k)
+      for (int c = 0; c < kPanel; ++c) {
+        const float level = x[k][c] * inverse[c] + zero[c] + kMagic - kMagic;
+        q[k][c] = level < 0 ? 0.0f : level > 15 ? 15.0f : level;
+        const float miss = x[k][c] - scale[c] * (q[k][c] - zero[c]);
+        error[c] += miss * miss;
+      }
+    for (int c = 0; c < kPanel; ++c) {
+      if (!(error[c] < best[c]) && candidate > 0) continue;
+      best[c] = error[c];
+      to.scales[c] = word[c];
+      for (int k = 0; k < kGroup; ++k) to.q[k][c] = q[k][c];
+    }
+  }
+  constexpr uint16_t kNaNScale = 0xff80;
+  for (int c = 0; c < kPanel; ++c)
+    if (!(poison[c] == 0)) to.scales[c] = kNaNScale;
+}
+
+void pack_words(DType dtype, const Quantised& from, int columns, uint32_t* words) {
+  const int per_word = dtype == DType::int8 ? 4 : 8, bits = 32 / per_word;
+  for (int k = 0; k < kGroup; k += per_word, words += kPanel) {
+    uint32_t packed[kPanel] = {};
+    for (int i = 0; i < per_word; ++i) {
+      const int place = i / 2 + per_word / 2 * (i % 2);
+      for (int c = 0; c < kPanel; ++c) {
+        const float q = from.q[k + i][c] == from.q[k + i][c] ? from.q[k + i][c] : 0.0f;
+        packed[c] |= (static_cast<uint32_t>(static_cast<int32_t>(q)) & ((1u << bits) - 1)) << bits * place;
+      }
+    }
+    std::memcpy(words, packed, columns * sizeof(uint32_t));
+  }
+}
+
+}  // namespace
+
+void quantise_group(DType dtype, const GroupBlock& block, int columns, std::byte* group, int lane) {
+  Quantised quantised;
+  dtype == DType::int8 ? quantise_int8(block, quantised) : quantise_int4(block, quantised);
+  auto* scales = reinterpret_cast<uint16_t*>(group);
+  std::memcpy(scales + lane, quantised.scales, columns * sizeof(uint16_t));
+  pack_words(dtype, quantised, columns, reinterpret_cast<uint32_t*>(scales + kPanel) + lane);
+}
+
+}  // namespace openmoe

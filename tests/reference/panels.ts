@@ -1,0 +1,44 @@
+// The numbers of a packed int8 or int4 matrix, read off its bytes as docs/quantization.md describes them.
+
+/** Weights [rows, cols] of `panels`, the bytes of one matrix. */
+export function unpackPanels(
+  panels: Uint8Array,
+  dtype: 'int8' | 'int4',
+  rows: number,
+  cols: number,
+): Float64Array {
+  const view = new DataView(panels.buffer, panels.byteOffset, panels.byteLength)
+  const groupBytes = dtype === 'int8' ? 32 * 2 + 32 * 32 : 32 * 2 + 32 * 16
+  const groups = Math.ceil(cols / 32)
+  const weights = new Float64Array(rows * cols)
+  for (let row = 0; row < rows; row++) {
+    const lane = row % 32
+    for (let k = 0; k < cols; k++) {
+      const group = (Math.floor(row / 32) * groups + Math.floor(k / 32)) * groupBytes
+      const scale = view.getUint16(group + 2 * lane, true)
+      const at = k % 32
+      weights[row * cols + k] =
+        dtype === 'int8'
+          ? bf16(scale) *
+            view.getInt8(group + 64 + Math.floor(at / 4) * 128 + 4 * lane + [0, 2, 1, 3][at % 4]!)
+          : int4Scale(scale) *
+            (nibble(view, group + 64 + Math.floor(at / 8) * 128 + 4 * lane, at % 8) - (scale % 16))
+    }
+  }
+  return weights
+}
+
+/** k, k + 2, k + 4, k + 6, k + 1, k + 3, k + 5, k + 7 from the lowest nibble of a word up. */
+function nibble(view: DataView, word: number, i: number): number {
+  const place = (i >> 1) + 4 * (i % 2)
+  return (view.getUint8(word + (place >> 1)) >> (4 * (place % 2))) % 16
+}
+
+function bf16(bits: number): number {
+  const view = new DataView(new ArrayBuffer(4))
+  view.setUint16(0, bits)
+  return view.getFloat32(0)
+}
+
+/** 8 bits of exponent, 4 of mantissa, 4 that are the zero point. */
+const int4Scale = (bits: number): number => 2 ** ((bits >> 8) - 127) * (1 + ((bits >> 4) % 16) / 16)
