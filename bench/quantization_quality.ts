@@ -4,7 +4,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { loadModel, type Model } from '../lib/index.ts'
+import { loadModel, type Model } from '#lib/index'
 
 const DTYPES = ['bf16', 'int8', 'int4'] as const
 const root = fileURLToPath(new URL('..', import.meta.url))
