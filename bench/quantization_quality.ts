@@ -1,10 +1,10 @@
-// What int8 and int4 weights cost in quality: npx tsx bench/quantization_quality.ts [FOLDER of <domain>-*.txt]
+// What int8 and int4 weights cost in quality: npx tsx --conditions=openmoe-source bench/quantization_quality.ts [FOLDER of <domain>-*.txt]
 // Prints the tables of docs/quantization.md: the error of the logits on the golden cases and the bundled model, and bits
 // per byte of each domain's texts.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { loadModel, type Model } from '../lib/index.ts'
+import { loadModel, type Model } from '#lib/index'
 
 const DTYPES = ['bf16', 'int8', 'int4'] as const
 const root = fileURLToPath(new URL('..', import.meta.url))
