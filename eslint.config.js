@@ -7,6 +7,7 @@ const NODE_GLOBALS = [
   'performance',
   'URL',
   'setTimeout',
+  'clearTimeout',
   'setImmediate',
   'structuredClone',
 ]

@@ -9,21 +9,22 @@ import { randomMatrix } from './ops/random_matrix.ts'
 import type { Roof, RoofSet } from './roofline.ts'
 import { quantile } from './statistics.ts'
 
-const STREAM = [1 << 16, 1024] // 256 MiB each, beyond the caches of any device
-const GEMM = 4096
+// 256 MiB, beyond the caches of any device, and a product that fills it. The small ones only show that it runs.
+const SIZES = { full: { stream: [1 << 16, 1024], gemm: 4096 }, quick: { stream: [64, 1024], gemm: 128 } }
 
-export async function measureDeviceRoofs(device: Device, seconds: number): Promise<RoofSet> {
-  const a = await randomOn(device, 'f32', STREAM)
+export async function measureDeviceRoofs(device: Device, seconds: number, quick: boolean): Promise<RoofSet> {
+  const { stream, gemm: side } = quick ? SIZES.quick : SIZES.full
+  const a = await randomOn(device, 'f32', stream)
   const bytes = 3 * a.bytes
   const copy = await rate(device, (p) => add(p, a, a), bytes - a.bytes, seconds, 'the op add')
   device.free(a)
-  const x = await randomOn(device, 'f32', [GEMM, GEMM])
+  const x = await randomOn(device, 'f32', [side, side])
   const gemm = async (dtype: 'f32' | 'bf16'): Promise<Roof> => {
-    const weight = await randomMatrix(device, dtype, { count: 1, outFeatures: GEMM, inFeatures: GEMM })
+    const weight = await randomMatrix(device, dtype, { count: 1, outFeatures: side, inFeatures: side })
     const roof = await rate(
       device,
       (p) => linear(p, x, weight),
-      2 * GEMM ** 3,
+      2 * side ** 3,
       seconds,
       `the op linear, ${dtype}`,
     )

@@ -45,9 +45,9 @@ export interface Breakdown {
 export interface Report {
   schema: 2
   machine: Machine
-  /** For one thread and for all; then the read bandwidth again before each row's data was used, as it drifts. */
+  /** For one thread and for all; then the read bandwidth again, before and after rows, as it drifts. */
   roofs: RoofSet[]
-  readDrift: { before: string; bytesPerSecond: number }[]
+  readDrift: { when: string; bytesPerSecond: number }[]
   results: Row[]
   breakdowns: Breakdown[]
   failures: string[]

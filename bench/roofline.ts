@@ -40,9 +40,18 @@ function measureCpuRoof(kind: RoofKind, threads: number, seconds: number): Promi
   return callNative(() => (native as unknown as RooflineModule).measureRoof(kind, threads, seconds))
 }
 
+/** How a measurement of roofs is made. */
+export interface RoofOptions {
+  threads: number
+  seconds: number
+  /** On small data where that is a choice: to see that it runs. */
+  quick: boolean
+}
+
 /** All roofs of a device; those of the CPU for a number of threads. */
-export async function measureRoofs(device: Device, threads: number, seconds: number): Promise<RoofSet> {
-  if (!isCpu(device)) return measureDeviceRoofs(device, seconds)
+export async function measureRoofs(device: Device, options: RoofOptions): Promise<RoofSet> {
+  const { threads, seconds, quick } = options
+  if (!isCpu(device)) return measureDeviceRoofs(device, seconds, quick)
   const read = await measureCpuRoof('read', threads, seconds)
   const copy = await measureCpuRoof('copy', threads, seconds / 2)
   const f32 = await measureCpuRoof('f32', threads, seconds / 2)
@@ -55,9 +64,9 @@ export async function measureRoofs(device: Device, threads: number, seconds: num
 }
 
 /** The bandwidth alone: it drifts with the neighbours of a virtual machine. */
-export async function measureReadRoof(device: Device, threads: number, seconds: number): Promise<Roof> {
-  if (isCpu(device)) return measureCpuRoof('read', threads, seconds)
-  return (await measureDeviceRoofs(device, seconds)).read
+export async function measureReadRoof(device: Device, options: RoofOptions): Promise<Roof> {
+  if (isCpu(device)) return measureCpuRoof('read', options.threads, options.seconds)
+  return (await measureDeviceRoofs(device, options.seconds, options.quick)).read
 }
 
 export const isCpu = (device: Device): boolean => device.name.startsWith('cpu')

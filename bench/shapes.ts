@@ -28,7 +28,7 @@ export interface TypedShape extends BenchShape {
   dtype: WeightDtype
 }
 
-const RUNS = { tokens: [1, 8, 64, 512], batches: [1, 4, 16, 64], context: 128, prompts: [128, 512] }
+const RUNS = { tokens: [1, 8, 64, 512], batches: [1, 8, 64], context: 128, prompts: [128, 512] }
 const SIZE_8B = {
   hiddenSize: 2048,
   intermediateSize: 8192,

@@ -58,7 +58,7 @@ export class Suite {
   private readonly lab: Lab
   /** Of all threads, with the read bandwidth of this minute. */
   roofs!: RoofSet
-  private freshUntil = 0
+  private measuredAt = 0
 
   constructor(device: Device, threads: number, options: BenchOptions) {
     this.device = device
@@ -88,16 +88,17 @@ export class Suite {
   }
 
   async measureRoofs(): Promise<void> {
-    const seconds = this.options.quick ? 0.3 : 1.5
+    const { quick } = this.options
+    const seconds = quick ? 0.3 : 1.5
     for (const count of new Set([1, this.threads])) {
       this.progress.step(`roofs, ${count} thread${count === 1 ? '' : 's'}`)
-      const set = await measureRoofs(this.device, count, seconds)
+      const set = await measureRoofs(this.device, { threads: count, seconds, quick })
       this.report.roofs.push(set)
       this.roofs = set
       this.progress.print(roofLines(set))
       if (set.threads === 0) break // a device whose threads nobody chooses
     }
-    this.freshUntil = performance.now() + FRESH_MS
+    this.measuredAt = performance.now()
   }
 
   async runShape(shape: TypedShape): Promise<void> {
@@ -151,11 +152,14 @@ export class Suite {
   private async runCase(benchCase: BenchCase, shape: TypedShape): Promise<void> {
     const { name, tokens, breakDown } = benchCase
     const sampler = await benchCase.prepare()
-    await this.refreshReadRoof(`${name} ${shape.dtype}`)
+    await this.refreshReadRoof(`before ${name} ${shape.dtype}`)
     try {
+      const before = this.roofs
       const timing = await collect(() => sampler.sample(), this.budgetOf(benchCase))
+      if (tokens !== undefined) await this.refreshReadRoof(`after ${name} ${shape.dtype}`, 0)
       const more = tokens === undefined ? {} : { tokensPerSecond: (tokens * 1e6) / timing.medianUs }
-      this.add(this.row(name, shape, benchCase.work(), timing, more))
+      const roofs = between(before, this.roofs)
+      this.add(this.row(name, shape, benchCase.work(), timing, { roofs, ...more }))
       if (breakDown) this.addBreakdown(await breakDown.call(benchCase, this.roofs))
     } finally {
       sampler.dispose()
@@ -169,8 +173,14 @@ export class Suite {
   }
 
   /** A row held against the roofs of this minute. */
-  row(name: string, shape: TypedShape, work: Work, timing: Timing, more: Partial<Row> = {}): Row {
-    const { bound, roof, fraction } = judge(work, timing.medianUs, shape.dtype, this.roofs)
+  row(
+    name: string,
+    shape: TypedShape,
+    work: Work,
+    timing: Timing,
+    { roofs = this.roofs, ...more }: Partial<Row> & { roofs?: RoofSet } = {},
+  ): Row {
+    const { bound, roof, fraction } = judge(work, timing.medianUs, shape.dtype, roofs)
     return { ...this.labels(name, shape), ...timing, ...work, bound, roof, fraction, ...more }
   }
 
@@ -191,17 +201,25 @@ export class Suite {
     this.progress.print(breakdownLines(breakdown))
   }
 
-  private async refreshReadRoof(before: string): Promise<void> {
-    if (performance.now() < this.freshUntil) return
-    const read = await measureReadRoof(this.device, this.threads, this.options.quick ? 0.2 : 0.6)
-    this.report.readDrift.push({ before, bytesPerSecond: read.median })
+  /** Measures the read bandwidth unless that was done less than `maxAgeMs` ago. */
+  private async refreshReadRoof(when: string, maxAgeMs = FRESH_MS): Promise<void> {
+    if (performance.now() < this.measuredAt + maxAgeMs) return
+    const { threads, options } = this
+    const { quick } = options
+    const read = await measureReadRoof(this.device, { threads, seconds: quick ? 0.2 : 0.6, quick })
+    this.report.readDrift.push({ when, bytesPerSecond: read.median })
     this.roofs = { ...this.roofs, read }
-    this.freshUntil = performance.now() + FRESH_MS
+    this.measuredAt = performance.now()
   }
 
   finish(): Promise<void> {
     return this.lab.dispose()
   }
+}
+
+/** For what takes as long as the bandwidth holds still: half way from one measurement to the next. */
+function between(before: RoofSet, after: RoofSet): RoofSet {
+  return { ...after, read: { ...after.read, median: (before.read.median + after.read.median) / 2 } }
 }
 
 async function writePage(file: string, report: Report): Promise<void> {

@@ -87,7 +87,7 @@ export function conditions({ machine, roofs }: Report): string {
 
 /** Rows a reader of the README asks for first, with the words for them. */
 const SUMMARY: [RegExp, (row: Row) => string][] = [
-  [/^model\.decode b=(1|16)$/, ({ name }) => `decode, batch ${name.split('=')[1]}`],
+  [/^model\.decode b=(1|8|64)$/, ({ name }) => `decode, batch ${name.split('=')[1]}`],
   [/^model\.prefill t=512$/, () => 'a prompt of 512 tokens'],
   [/^moe_layer t=(1|512)$/, ({ name }) => `one MoE layer, ${name.split('=')[1]} token(s)`],
   [/^node\.generate$/, () => 'generate() from Node.js'],

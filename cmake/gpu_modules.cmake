@@ -14,6 +14,17 @@ add_library(openmoe_cuda_emulator MODULE EXCLUDE_FROM_ALL native/gpu/emulator_ru
 target_link_libraries(openmoe_cuda_emulator PRIVATE gpu_emulated)
 set_target_properties(openmoe_cuda_emulator PROPERTIES PREFIX "" SUFFIX ".so")
 
+# Programs for a machine with a GPU, which `npm run gpu:check` builds and runs; here for the emulator, to prove them right.
+set(GPU_PROGRAMS tests/native/gpu_conformance_test.cpp bench/gpu/moe_bench.cpp)
+foreach(source IN LISTS GPU_PROGRAMS)
+  get_filename_component(name ${source} NAME_WE)
+  string(REPLACE "_test" "" name ${name})
+  if(EXISTS ${CMAKE_SOURCE_DIR}/${source}) # not in the published package
+    add_executable(${name}_emulated EXCLUDE_FROM_ALL ${source})
+    target_link_libraries(${name}_emulated PRIVATE gpu_emulated Threads::Threads)
+  endif()
+endforeach()
+
 set(OPENMOE_CUDA auto CACHE STRING "the CUDA module: auto (when nvcc is found), on or off")
 if(OPENMOE_CUDA STREQUAL "off")
   return()
@@ -34,9 +45,25 @@ endif()
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # older CMakes do not know that newer nvccs have it
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
 endif()
-add_library(openmoe_cuda MODULE native/gpu/cuda_runtime.cu ${GPU_KERNELS})
-target_include_directories(openmoe_cuda PRIVATE native)
 # A fused multiply-add is written fma() where it is wanted, on the GPU as on the CPU.
-target_compile_options(openmoe_cuda PRIVATE --fmad=false --expt-relaxed-constexpr)
-# sm_80 and Hopper's sm_90a as machine code, and PTX of sm_80 for every other device from there on.
-set_target_properties(openmoe_cuda PROPERTIES PREFIX "" SUFFIX ".so" CUDA_RUNTIME_LIBRARY Static CUDA_ARCHITECTURES "80-real;90a-real;80-virtual" CUDA_VISIBILITY_PRESET hidden)
+set(GPU_OPTIONS "$<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;--expt-relaxed-constexpr>")
+add_library(gpu_kernels OBJECT ${GPU_KERNELS})
+add_library(openmoe_cuda MODULE native/gpu/cuda_runtime.cu $<TARGET_OBJECTS:gpu_kernels>)
+set_target_properties(openmoe_cuda PROPERTIES PREFIX "" SUFFIX ".so")
+
+foreach(source IN LISTS GPU_PROGRAMS)
+  get_filename_component(name ${source} NAME_WE)
+  string(REPLACE "_test" "" name ${name})
+  if(EXISTS ${CMAKE_SOURCE_DIR}/${source}) # nvcc wants another file name
+    file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/kernels/cuda/${name}.cu CONTENT "#include \"${CMAKE_SOURCE_DIR}/${source}\"\n")
+    add_executable(${name} EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/kernels/cuda/${name}.cu $<TARGET_OBJECTS:gpu_kernels>)
+    list(APPEND CUDA_TARGETS ${name})
+  endif()
+endforeach()
+foreach(target gpu_kernels openmoe_cuda ${CUDA_TARGETS})
+  # sm_80 and Hopper's sm_90a as machine code, and PTX of sm_80 for every other device from there on.
+  target_include_directories(${target} PRIVATE native)
+  target_compile_options(${target} PRIVATE ${GPU_OPTIONS})
+  set_target_properties(${target} PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden
+                        CUDA_ARCHITECTURES "80-real;90a-real;80-virtual")
+endforeach()

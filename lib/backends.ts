@@ -64,7 +64,7 @@ export async function openBackend(
   if (name !== 'auto' && name !== 'cpu') {
     throw new OpenMoeError(
       'ERR_OPENMOE_INVALID_ARG',
-      `device: '${name}' is unknown. Use 'auto', 'cpu' or 'cuda' ('cuda:1' is the second GPU).`,
+      `device: '${name}' is unknown. Use 'auto', 'cpu', 'cuda' or 'cuda:N'.`,
     )
   }
   const isa = options.isa ?? process.env.OPENMOE_ISA

@@ -5,9 +5,13 @@ import { fileURLToPath } from 'node:url'
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..')
 process.chdir(root)
-const listed = spawnSync('git', ['ls-files', '-co', '--exclude-standard', 'native', 'tests/native'], {
-  encoding: 'utf8',
-})
+const listed = spawnSync(
+  'git',
+  ['ls-files', '-co', '--exclude-standard', 'native', 'tests/native', 'bench/gpu'],
+  {
+    encoding: 'utf8',
+  },
+)
 const sources = listed.stdout.split('\n').filter((name) => /\.(h|cpp|cu|cuh)$/.test(name))
 
 if (process.argv.includes('--fix-native')) {

@@ -133,7 +133,8 @@ async function withOurs<T>(
   const typed: TypedShape = { ...shape, dtype: ourWeights }
   await using device = await openDevice('cpu', { threads })
   const lab = new Lab(device, { threads, quick: false })
-  const readRoof = async (): Promise<number> => (await measureReadRoof(device, threads, 0.5)).median
+  const readRoof = async (): Promise<number> =>
+    (await measureReadRoof(device, { threads, seconds: 0.5, quick: false })).median
   if (work === 'node.generate') {
     return withModel(typed, { device: 'cpu', threads }, (synthetic) =>
       body(() => generateUs(synthetic), readRoof),

@@ -1,7 +1,6 @@
 // launch   a block of 8 warps per 4 tokens, or per 8 where there are many; a warp makes 4 experts' logits of them
-// traffic  x once; the router (262 KB at 32 experts of 2048) once per block, from L2, which is what bounds it up to
-// some
-//          hundred tokens; reading x above
+// traffic  x once; the router (262 KB at 32 experts of 2048) once per block, from L2: that bounds it up to some hundred
+//          tokens, reading x above
 // why      f32 multiply-adds, not tensor cores: a rounded logit flips a near tie. Lanes split k, and their sums meet in
 //          one order that knows nothing of the block's size: a token's bits do not depend on its neighbours. 4 tokens
 //          times 4 experts are 64 multiply-adds for 8 loads; 8 times 4 read the router half as often; more would spill

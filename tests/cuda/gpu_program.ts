@@ -50,7 +50,7 @@ const filesOf = (folder: string): string[] =>
     .filter((name) => /\.(h|cpp|cu)$/.test(name))
     .map((name) => join(folder, name))
     .sort()
-const sources = [...filesOf('native'), ...filesOf('tests/native')]
+const sources = ['native', 'tests/native', 'bench/gpu'].flatMap(filesOf)
 const hash = createHash('sha256').update(FLAGS.join(' '))
 for (const file of sources) hash.update(file).update(readFileSync(join(ROOT, file)))
 const objects = join(OUTPUT, hash.digest('hex').slice(0, 16))
@@ -78,7 +78,7 @@ function objectOf(source: string): Promise<string> {
 }
 
 export interface Program {
-  /** A file of tests/native, without its extension. */
+  /** A file of tests/native, or a path from the root, without its extension. */
   test: string
   /** .cu files that it runs. */
   kernels: string[]
@@ -96,10 +96,12 @@ const emulator = (): Promise<string>[] =>
     .filter((file) => file.endsWith('.cpp'))
     .map(objectOf)
 
+const sourceOf = (test: string): string => `${test.includes('/') ? test : `tests/native/${test}`}.cpp`
+
 /** Builds a test and runs it. */
 export async function runProgram({ test, kernels }: Program, args: string[] = []): Promise<Run> {
-  const parts = [objectOf(`tests/native/${test}.cpp`), ...kernels.map(objectOf), ...emulator()]
-  return spawn([await link(`${test}.${process.pid}`, parts), ...args])
+  const parts = [objectOf(sourceOf(test)), ...kernels.map(objectOf), ...emulator()]
+  return spawn([await link(`${basename(test)}.${process.pid}`, parts), ...args])
 }
 
 export interface Mutant extends Patch {
@@ -116,13 +118,14 @@ export async function runMutant({ name, program, part, ...patch }: Mutant): Prom
   const changed = join(folder, patch.file)
   mkdirSync(dirname(changed), { recursive: true })
   writeFileSync(changed, applyPatch(patch))
-  // Of kernels that share a changed header one is enough; linked first, its inline functions are everybody's.
+  // Of kernels that share a changed header one is enough; linked first, its inline functions are everybody's. A
+  // program names first the kernel that should notice.
   const kernel = patch.file.endsWith('.cu') ? patch.file : program.kernels[0]!
   const object = compile(kernel === patch.file ? changed : kernel, join(folder, 'kernel.o'), [
     join(folder, 'native'),
   ])
   const others = program.kernels.filter((source) => source !== kernel).map(objectOf)
-  const parts = [object, ...others, objectOf(`tests/native/${program.test}.cpp`), ...emulator()]
+  const parts = [object, ...others, objectOf(sourceOf(program.test)), ...emulator()]
   return spawn([await link(join(mutant, 'program'), parts), part], 30_000)
 }
 

@@ -148,7 +148,7 @@ const ROWS_MOVED = [
   plant('packing', 'blocks of rows that all go to the first row', PACK, [['a.row_offset + row', 'row']]),
   plant('packing', 'blocks of columns that all go to the first', PACK, [['a.col_offset + col', 'col']]),
   plant('packing', 'numbers past the end of a row of weights', PACK, [
-    ['j < kChunk && col + j < a.cols', 'j < kChunk'],
+    ['if (col + j < a.cols) chunk', 'chunk'],
   ]),
 ]
 

@@ -171,7 +171,7 @@ describe('openDevice', () => {
     ['cuda:9999', 'ERR_OPENMOE_DEVICE_UNAVAILABLE', /^cuda:9999: .*device: 'cpu'.*doctor/],
     ['cuda:-1', 'ERR_OPENMOE_INVALID_ARG', /'cuda:-1' is unknown/],
     ['cuda:x', 'ERR_OPENMOE_INVALID_ARG', /'cuda:x' is unknown/],
-    ['CUDA', 'ERR_OPENMOE_INVALID_ARG', /Use 'auto', 'cpu' or 'cuda'/],
+    ['CUDA', 'ERR_OPENMOE_INVALID_ARG', /Use 'auto', 'cpu', 'cuda' or 'cuda:N'/],
   ] as const)('refuses %s', async (name, code, message) => {
     await expectError(openDevice(name), code, message)
   })

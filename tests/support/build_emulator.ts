@@ -14,6 +14,10 @@ export default function buildEmulator(): void {
     process.stderr.write(`no CMake build around ${addon}: tests on the emulated GPU are skipped\n`)
     return
   }
+  if (!existsSync(join(folder, 'CMakeFiles'))) {
+    process.stderr.write(`${folder} travelled here without its build tree: the emulator is as it was\n`)
+    return
+  }
   const args = ['--build', folder, '--target', 'openmoe_cuda_emulator', '--parallel']
   const built = spawnSync('cmake', args, { encoding: 'utf8' })
   if (built.error)
