@@ -41,7 +41,7 @@ function table(
   return [line(head), line(rule), ...rows.map(line)].join('\n')
 }
 
-const speed = (n: number): string => (n < 1000 ? n.toPrecision(3) : Math.round(n).toString())
+const perSecond = (n: number): string => (n < 1000 ? n.toPrecision(3) : Math.round(n).toString())
 const gb = (n: number): string => (n / 1e9).toFixed(1)
 
 /** `held against`, in words. */
@@ -70,7 +70,7 @@ export function resultsTable({ results }: Report): string {
     `${row.shape} ${row.dtype}`,
     units.time(row.medianUs),
     `${units.time(row.p10Us)} to ${units.time(row.p90Us)}`,
-    row.tokensPerSecond ? speed(row.tokensPerSecond) : '',
+    row.tokensPerSecond ? perSecond(row.tokensPerSecond) : '',
     against(row),
   ])
   return table(['row', 'shape', 'median', 'p10 to p90', 'tok/s', 'held against'], rows, [2, 3, 4])
@@ -103,7 +103,7 @@ export function summaryTable(reports: readonly Report[]): string {
     .flatMap(({ results }) => results)
     .flatMap((row) => {
       const words = SUMMARY.find(([pattern]) => pattern.test(row.name))?.[1](row)
-      const speed = row.tokensPerSecond ? `${speed(row.tokensPerSecond)} tok/s` : units.time(row.medianUs)
+      const speed = row.tokensPerSecond ? `${perSecond(row.tokensPerSecond)} tok/s` : units.time(row.medianUs)
       return words ? [[words, `${row.shape}, ${row.dtype}`, speed, against(row)]] : []
     })
   return table(['what', 'shape, weights', 'measured', 'held against'], rows, [2])
