@@ -51,7 +51,7 @@ let stages = stagesFor(context)
 const known = stages.map(({ name }) => name)
 if (values.build) {
   context.noDevice = undefined
-  stages = stages.filter(({ name }) => name === 'build')
+  stages = stages.filter(({ name }) => name === 'build').map((build) => ({ ...build, seconds: 600 }))
 } else if (values.only) {
   const wanted = values.only.split(',')
   const unknown = wanted.filter((name) => !known.includes(name))
