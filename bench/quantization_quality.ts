@@ -1,4 +1,4 @@
-// What int8 and int4 weights cost in quality: npx tsx bench/quantization_quality.ts [FOLDER of <domain>-*.txt]
+// What int8 and int4 weights cost in quality: npx tsx --conditions=openmoe-source bench/quantization_quality.ts [FOLDER of <domain>-*.txt]
 // Prints the tables of docs/quantization.md: the error of the logits on the golden cases and the bundled model, and bits
 // per byte of each domain's texts.
 import { readdirSync, readFileSync } from 'node:fs'

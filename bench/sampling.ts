@@ -3,9 +3,10 @@ import { readFileSync } from 'node:fs'
 import { Bench } from 'tinybench'
 import type { Results } from '#lib/compiled_program'
 import type { Device } from '#lib/device'
-import { add } from '#lib/ops/add'
+import { moePermute } from '#lib/ops/moe_permute'
 import type { Program } from '#lib/program'
-import type { Tensor } from '#lib/tensor'
+import { tensor } from '#lib/tensor'
+import { identityRoute } from './ops/random_route.ts'
 import { type Sample, summarise, type Timing } from './statistics.ts'
 
 /** How long to sample, and how many at least. */
@@ -56,18 +57,19 @@ export interface Evictor {
   dispose(): void
 }
 
+const EVICTOR_COLUMNS = 1024
+
+/** By an op that every backend has: moe_permute reads twice the last cache, and writes as much. */
 export async function makeEvictor(device: Device): Promise<Evictor> {
-  // Reads two tensors as large as the last cache and writes a third.
-  const shape = [lastCacheBytes() / 4096, 1024]
-  const make = async (): Promise<Tensor> => {
-    const tensor = device.empty('f32', shape)
-    await device.write(tensor, new Float32Array(shape[0]! * shape[1]!).fill(1)) // untouched pages are no memory
-    return tensor
-  }
-  const [a, b] = [await make(), await make()]
+  const rows = (2 * lastCacheBytes()) / 4 / EVICTOR_COLUMNS
+  // Written everywhere: untouched pages are no memory.
+  const x = await device.upload(
+    tensor(new Float32Array(rows * EVICTOR_COLUMNS).fill(1), [rows, EVICTOR_COLUMNS]),
+  )
+  const route = identityRoute(rows)
   return {
-    record: (p) => void add(p, a, b),
-    dispose: () => [a, b].forEach((tensor) => device.free(tensor)),
+    record: (p) => void moePermute(p, x, route),
+    dispose: () => device.free(x),
   }
 }
 

@@ -41,6 +41,7 @@ function table(
   return [line(head), line(rule), ...rows.map(line)].join('\n')
 }
 
+const speed = (n: number): string => (n < 1000 ? n.toPrecision(3) : Math.round(n).toString())
 const gb = (n: number): string => (n / 1e9).toFixed(1)
 
 /** `held against`, in words. */
@@ -69,7 +70,7 @@ export function resultsTable({ results }: Report): string {
     `${row.shape} ${row.dtype}`,
     units.time(row.medianUs),
     `${units.time(row.p10Us)} to ${units.time(row.p90Us)}`,
-    row.tokensPerSecond?.toPrecision(3) ?? '',
+    row.tokensPerSecond ? speed(row.tokensPerSecond) : '',
     against(row),
   ])
   return table(['row', 'shape', 'median', 'p10 to p90', 'tok/s', 'held against'], rows, [2, 3, 4])
@@ -89,7 +90,7 @@ export function conditions({ machine, roofs }: Report): string {
 const SUMMARY: [RegExp, (row: Row) => string][] = [
   [/^model\.decode b=(1|8|64)$/, ({ name }) => `decode, batch ${name.split('=')[1]}`],
   [/^model\.prefill t=512$/, () => 'a prompt of 512 tokens'],
-  [/^moe_layer t=(1|512)$/, ({ name }) => `one MoE layer, ${name.split('=')[1]} token(s)`],
+  [/^moe_layer t=(1|512)$/, ({ name }) => `one MoE layer, tokens: ${name.split('=')[1]}`],
   [/^node\.generate$/, () => 'generate() from Node.js'],
   [/^node\.neighbour$/, () => 'the same beside a niced job on every core'],
   [/^node\.event_loop$/, () => 'event-loop delay while generating, p99'],
@@ -102,9 +103,7 @@ export function summaryTable(reports: readonly Report[]): string {
     .flatMap(({ results }) => results)
     .flatMap((row) => {
       const words = SUMMARY.find(([pattern]) => pattern.test(row.name))?.[1](row)
-      const speed = row.tokensPerSecond
-        ? `${row.tokensPerSecond.toPrecision(3)} tok/s`
-        : units.time(row.medianUs)
+      const speed = row.tokensPerSecond ? `${speed(row.tokensPerSecond)} tok/s` : units.time(row.medianUs)
       return words ? [[words, `${row.shape}, ${row.dtype}`, speed, against(row)]] : []
     })
   return table(['what', 'shape, weights', 'measured', 'held against'], rows, [2])

@@ -2,10 +2,9 @@
 import type { OpenMoeConfig } from '#lib/model/config'
 import { KvCache, PAGE_TOKENS } from '#lib/model/kv_cache'
 import { ModelRunner, type SamplingInputs, type SequenceStep, type StepResult } from '#lib/model/runner'
-import type { ModelWeights } from '#lib/model/weights'
+import { floatDtype, type ModelWeights } from '#lib/model/weights'
 import { sampleFloats, sampleInts, writeSampleRow } from '#lib/ops/sample'
 import type { BenchCase, Group, Lab, OpenGroup } from '../cases.ts'
-import { rowDtype } from '../ops/random.ts'
 import { uniform } from '../ops/random_matrix.ts'
 import type { Breakdown } from '../report.ts'
 import type { RoofSet, Work } from '../roofline.ts'
@@ -67,7 +66,7 @@ class ModelBench {
       numLayers: shape.layers,
       numKvHeads: shape.numKvHeads,
       headDim: shape.headDim,
-      dtype: rowDtype(shape.dtype),
+      dtype: floatDtype(shape.dtype),
       numPages: sequences * Math.ceil((shape.context + 1) / PAGE_TOKENS) + Math.ceil(longest / PAGE_TOKENS),
     })
     this.pages = [longest, ...Array.from({ length: sequences - 1 }, () => shape.context + 1)].map((length) =>

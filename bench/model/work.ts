@@ -2,9 +2,8 @@
 import { isMoeLayer, type OpenMoeConfig } from '#lib/model/config'
 import { kvBytesPerToken } from '#lib/model/kv_cache'
 import type { MlpWeights } from '#lib/layers/dense_mlp'
-import type { ModelWeights, WeightDtype } from '#lib/model/weights'
+import { floatDtype, type ModelWeights, type WeightDtype } from '#lib/model/weights'
 import type { HostTensor, Matrix } from '#lib/tensor'
-import { rowDtype } from '../ops/random.ts'
 import type { Work } from '../roofline.ts'
 
 export interface StepShape {
@@ -43,7 +42,7 @@ export function stepWork(
   )
   const cached = step.sequences.reduce((sum, s) => sum + s.position + s.tokens, 0)
   const { numAttentionHeads, numKeyValueHeads: numKvHeads, headDim, topK } = config
-  const kvBytes = kvBytesPerToken({ numLayers: 1, numKvHeads, headDim, dtype: rowDtype(dtype) })
+  const kvBytes = kvBytesPerToken({ numLayers: 1, numKvHeads, headDim, dtype: floatDtype(dtype) })
   weights.layers.forEach((layer, i) => {
     for (const matrix of Object.values(layer.attention)) multiply('attention.linear', matrix, tokens)
     spend('attention.attention', cached * kvBytes, 4 * seen * numAttentionHeads * headDim)

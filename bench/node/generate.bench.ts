@@ -1,8 +1,8 @@
 // What JavaScript costs: model.generate() against the same decode steps queued on the device's thread without it.
 import { KvCache, PAGE_TOKENS } from '#lib/model/kv_cache'
 import { ModelRunner } from '#lib/model/runner'
+import { floatDtype } from '#lib/model/weights'
 import { greedy } from '../model/model.bench.ts'
-import { rowDtype } from '../ops/random.ts'
 import type { TypedShape } from '../shapes.ts'
 import { median } from '../statistics.ts'
 import { measurePairs, type NodeBench } from './node_bench.ts'
@@ -56,7 +56,7 @@ async function nativeDriver(synthetic: SyntheticModel, shape: TypedShape): Promi
     numLayers: config.numHiddenLayers,
     numKvHeads: config.numKeyValueHeads,
     headDim: config.headDim,
-    dtype: rowDtype(shape.dtype),
+    dtype: floatDtype(shape.dtype),
     numPages: Math.ceil(length / PAGE_TOKENS),
   })
   const runner = new ModelRunner(device, config, weights, cache) // freed with the model's device

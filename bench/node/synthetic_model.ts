@@ -8,11 +8,10 @@ import { type Device, type DeviceOptions, openDevice } from '#lib/device'
 import type { OpenMoeConfig } from '#lib/model/config'
 import { convertCheckpoint, originalName } from '#lib/model/convert'
 import { Model } from '#lib/model/model'
-import type { ModelWeights } from '#lib/model/weights'
+import { floatDtype, type ModelWeights } from '#lib/model/weights'
 import { numElements } from '#lib/tensor'
 import { syntheticConfig } from '../model/config.ts'
 import { randomWeights } from '../model/random_weights.ts'
-import { rowDtype } from '../ops/random.ts'
 import { uniform, uniformWeights } from '../ops/random_matrix.ts'
 import type { TypedShape } from '../shapes.ts'
 
@@ -58,8 +57,8 @@ export async function withCheckpoint<T>(
   const parent = mkdtempSync(join(tmpdir(), 'openmoe-bench-'))
   try {
     let folder = parent
-    await writeCheckpoint(folder, syntheticConfig(shape), rowDtype(shape.dtype))
-    if (shape.dtype !== rowDtype(shape.dtype)) {
+    await writeCheckpoint(folder, syntheticConfig(shape), floatDtype(shape.dtype))
+    if (shape.dtype !== floatDtype(shape.dtype)) {
       folder = join(parent, 'converted')
       await convertCheckpoint(parent, folder, { dtype: shape.dtype })
     }

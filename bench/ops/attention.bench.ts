@@ -1,7 +1,8 @@
 import { attention } from '#lib/ops/attention'
 import { bytesPerElement } from '#lib/tensor'
+import { floatDtype } from '#lib/model/weights'
 import type { OpBench } from '../ops.ts'
-import { attentionCases, pagedBatch, randomOn, rowDtype } from './random.ts'
+import { attentionCases, pagedBatch, randomOn } from './random.ts'
 
 export const bench: OpBench = {
   async cases(device, shape) {
@@ -13,7 +14,7 @@ export const bench: OpBench = {
         const { cache, batch } = await pagedBatch(device, shape, sizes)
         const q = await randomOn(device, 'f32', [tokens, numHeads * headDim])
         const keysSeen = tokens * (length - rows) + (numSeqs * rows * (rows + 1)) / 2
-        const cached = numSeqs * length * numKvHeads * headDim * 2 * bytesPerElement(rowDtype(shape.dtype))
+        const cached = numSeqs * length * numKvHeads * headDim * 2 * bytesPerElement(floatDtype(shape.dtype))
         return {
           name,
           record: (p) => attention(p, q, cache, batch, { numHeads, numKvHeads, headDim }),

@@ -1,7 +1,8 @@
 import { kvAppend } from '#lib/ops/kv_append'
 import { bytesPerElement } from '#lib/tensor'
+import { floatDtype } from '#lib/model/weights'
 import type { OpBench } from '../ops.ts'
-import { attentionCases, pagedBatch, randomOn, rowDtype } from './random.ts'
+import { attentionCases, pagedBatch, randomOn } from './random.ts'
 
 export const bench: OpBench = {
   async cases(device, shape) {
@@ -15,7 +16,7 @@ export const bench: OpBench = {
         return {
           name,
           record: (p) => kvAppend(p, k, v, cache, batch),
-          bytes: 2 * tokens * width * (4 + bytesPerElement(rowDtype(shape.dtype))),
+          bytes: 2 * tokens * width * (4 + bytesPerElement(floatDtype(shape.dtype))),
           flops: 0,
           bound: 'memory',
         }

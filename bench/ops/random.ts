@@ -1,6 +1,6 @@
 // Data for benches: cheap, and never zero, denormal or constant.
 import type { Device } from '#lib/device'
-import type { WeightDtype } from '#lib/model/weights'
+import { floatDtype } from '#lib/model/weights'
 import type { BatchLayout, KvPages } from '#lib/ops/kv_append'
 import type { DType, HostTensor, Tensor } from '#lib/tensor'
 import { newTypedArray, numElements } from '#lib/tensor'
@@ -31,9 +31,6 @@ export const i32 = (values: readonly number[], shape: readonly number[] = [value
   data: Int32Array.from(values),
 })
 
-/** Embedding tables and KV pages stay bf16 where matrices are narrower. */
-export const rowDtype = (dtype: WeightDtype): 'f32' | 'bf16' => (dtype === 'f32' ? 'f32' : 'bf16')
-
 /** `numSeqs` sequences with `rows` new rows each, ending at position `length`, their pages interleaved as in service. */
 export async function pagedBatch(
   device: Device,
@@ -45,7 +42,7 @@ export async function pagedBatch(
     { length: numSeqs * blocks },
     (_, i) => (i % blocks) * numSeqs + Math.floor(i / blocks),
   )
-  const kv = rowDtype(dtype)
+  const kv = floatDtype(dtype)
   return {
     cache: {
       kPages: await randomOn(device, kv, [numSeqs * blocks, numKvHeads, headDim, 32]),

@@ -34,13 +34,13 @@ export interface PeerPair {
 const DECODE_TOKENS = 24
 const LLAMA_WEIGHTS: [LlamaWeights, WeightDtype][] = [
   ['BF16', 'bf16'],
-  ['Q8_0', 'int8' as WeightDtype],
-  ['Q4_0', 'int4' as WeightDtype],
+  ['Q8_0', 'int8'],
+  ['Q4_0', 'int4'],
 ]
 const ONNX_WEIGHTS: [OnnxWeights, WeightDtype][] = [
   ['f32', 'f32'],
-  ['int8', 'int8' as WeightDtype],
-  ['int4', 'int4' as WeightDtype],
+  ['int8', 'int8'],
+  ['int4', 'int4'],
 ]
 
 /** What can be compared on this machine; `note` is told what is missing. */

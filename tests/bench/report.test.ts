@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Ajv2020 } from 'ajv/dist/2020.js'
@@ -94,6 +94,17 @@ describe('a report', () => {
     expect(validate(full), JSON.stringify(validate.errors)).toBe(true)
     expect(validate({ ...report, results: [{ ...ROW, bound: 'luck' }] })).toBe(false)
     expect(validate({ ...report, results: [{ ...ROW, medianUs: undefined }] })).toBe(false)
+  })
+
+  it('kept under bench/results follows it, too', () => {
+    const files = readdirSync('bench/results', { recursive: true, encoding: 'utf8' })
+    const reports = files.filter((name) => name.endsWith('.json') && !name.endsWith('peers.json'))
+    expect(reports.length).toBeGreaterThan(0)
+    for (const name of reports) {
+      const kept = JSON.parse(readFileSync(join('bench/results', name), 'utf8')) as object
+      if ('schema' in kept && kept.schema === 2)
+        expect(validate(kept), `${name} ${JSON.stringify(validate.errors)}`).toBe(true)
+    }
   })
 
   it('has the rows that were asked for, at the sizes that were asked for', () => {
