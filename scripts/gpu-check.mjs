@@ -34,7 +34,9 @@ if (values.help) {
 
 const out = resolve(values.out)
 mkdirSync(out, { recursive: true })
-const host = describeHost()
+const buildFolder = join(root, 'build', 'native')
+const builtFrom = join(buildFolder, 'built-from') // for where the build goes without its repository
+const host = describeHost(builtFrom)
 const context = {
   root,
   out,
@@ -42,7 +44,7 @@ const context = {
   host,
   // Why no stage can run on a device here; a rehearsal needs none.
   noDevice: values.emulated ? undefined : host.noDevice,
-  buildFolder: join(root, 'build', 'native'),
+  buildFolder,
   program: (name) => findProgram(values.emulated ? `${name}_emulated` : name),
   findTool,
 }
@@ -68,6 +70,7 @@ console.log(
 const results = await runStages(stages, context, (line) => console.log(line))
 // A build alone checks nothing, and is asked for.
 const exitCode = values.build && results[0].status === 'passed' ? 0 : exitCodeOf(results)
+if (values.build && exitCode === 0) writeFileSync(builtFrom, host.commit)
 const report = {
   schema: 1,
   date: new Date().toISOString(),

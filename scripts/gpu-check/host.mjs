@@ -1,9 +1,9 @@
 import { execFileSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { arch, cpus, release } from 'node:os'
 
 /** What a figure must be published with, and why there is no device where there is none. */
-export function describeHost() {
+export function describeHost(builtFrom) {
   const [name, driver, clocksNow, clocksMost, memoryClock, powerLimit, memory] = query(
     'name,driver_version,clocks.sm,clocks.max.sm,clocks.max.mem,power.limit,memory.total',
   )
@@ -17,7 +17,9 @@ export function describeHost() {
     memory,
     noDevice: hasDevice ? undefined : 'no NVIDIA device: neither nvidia-smi nor /dev/nvidiactl is there',
     nvcc: output('nvcc', ['--version'])?.match(/release [\d.]+, V([\d.]+)/)?.[1],
-    commit: commit(),
+    commit:
+      commit() ??
+      (builtFrom && existsSync(builtFrom) ? `${readFileSync(builtFrom, 'utf8')} (as built)` : 'unknown'),
     node: process.version,
     platform: `${process.platform} ${release()} ${arch()}`,
     cpus: cpus().length,
@@ -31,7 +33,7 @@ function query(fields) {
 
 function commit() {
   const hash = output('git', ['rev-parse', '--short', 'HEAD'])
-  if (!hash) return 'an unknown commit'
+  if (!hash) return undefined
   return output('git', ['status', '--porcelain', '-uno']) ? `${hash} with changes` : hash
 }
 

@@ -1,5 +1,6 @@
 // The stages of gpu:check, and the seconds each may take: 540 together.
 import { existsSync, readFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { lastLine } from './stages.mjs'
 
@@ -133,8 +134,8 @@ function conformance({ code, output }) {
 }
 
 /** Tests of one backend: `<op> on cuda ...`. A run in which every test was skipped has checked nothing. */
-function vitest({ emulated, noDevice, out }, name, about, seconds, folders) {
-  const file = join(out, `.${name}-tests.json`)
+function vitest({ emulated, noDevice }, name, about, seconds, folders) {
+  const file = join(tmpdir(), `openmoe-${name}-tests-${process.pid}.json`)
   const pattern = emulated ? "(^| )on '?cuda-emulator:0" : "(^| )on '?cuda(?!-)"
   return {
     name,
