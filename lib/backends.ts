@@ -23,8 +23,8 @@ export interface DeviceInfo {
   /** Instruction sets this CPU can run, worst first; none of a GPU. */
   isas: string[]
   defaultThreads: number
-  /** Of a GPU: in bytes, all of it and what nobody uses now. */
-  memory?: { totalBytes: number; freeBytes: number }
+  /** Of a GPU: all its memory. What is free, an open device says: `device.memory()`. */
+  totalBytes?: number
   /** Of a GPU: 90 for compute capability 9.0. */
   capability?: number
 }
@@ -35,10 +35,9 @@ export function devices(): DeviceInfo[] {
   const found: DeviceInfo[] = [
     { name: 'cpu', description: cpu.modelName, isas: cpu.isas, defaultThreads: cpu.defaultThreads },
   ]
-  gpuReport('cuda').devices.forEach(({ description, capability, totalBytes, freeBytes }, i) => {
+  gpuReport('cuda').devices.forEach(({ description, capability, totalBytes }, i) => {
     if (capability < LEAST_CAPABILITY) return
-    const memory = { totalBytes, freeBytes }
-    found.push({ name: `cuda:${i}`, description, isas: [], defaultThreads: 0, memory, capability })
+    found.push({ name: `cuda:${i}`, description, isas: [], defaultThreads: 0, totalBytes, capability })
   })
   return found
 }

@@ -56,7 +56,6 @@ export interface NativeGpuReport {
     capability: number
     numSms: number
     totalBytes: number
-    freeBytes: number
     driver: number
     runtime: number
   }[]

@@ -208,7 +208,7 @@ describe('native/', () => {
 describe('GPU code', () => {
   const gpuFiles = nativeFiles.filter((file) => file.endsWith('.cu') || file.startsWith('native/gpu/'))
   const ptx = ['native/gpu/ptx.h', 'native/gpu/wgmma_ptx.h']
-  const cuda = [...ptx, 'native/gpu/cuda_runtime.cu']
+  const cuda = [...ptx, 'native/gpu/cuda_runtime.cu', 'native/gpu/cuda_stream.h']
   const withText = (pattern: RegExp, allowed: string[]): string[] =>
     gpuFiles.filter((file) => !allowed.includes(file) && pattern.test(text(file)))
 

@@ -143,6 +143,7 @@ class Bench {
         roofs_(options.check_only ? Roofs{} : measure_roofs(device)),
         report_(with_matmul(), *options.shape),
         weights_(device, *options.shape) {
+    if (options.check_only) return;
     std::printf("%s: read %.3f TB/s, copy %.3f TB/s, matmul %s\n", device.name().c_str(), roofs_.read / 1e12,
                 roofs_.copy / 1e12,
                 roofs_.matmul > 0 ? (std::to_string(roofs_.matmul / 1e12) + " TFLOP/s").c_str() : "not measured");

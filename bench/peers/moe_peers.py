@@ -288,9 +288,12 @@ def torch_peers(layer):
 
 def measure(args):
     layer, rows, problems = Layer(args.shape), [], []
-    share = args.seconds / (len(args.tokens) * len(args.routings))
+    share, deadline = args.seconds / (len(args.tokens) * len(args.routings)), time.monotonic() + args.seconds
     for tokens in args.tokens:
         for routing in args.routings:
+            if time.monotonic() > deadline:
+                problems.append(f"{tokens} tokens, {routing}: not measured, the {args.seconds:.0f} seconds were over")
+                continue
             sets = [ActivationSet(layer, tokens, routing, number) for number in range(SETS)]
             for s in sets:
                 s.prepare(layer)
@@ -316,8 +319,9 @@ def measure(args):
                         print(f"{peer.name:<12} {name:<20} {where}: {rows[-1]['medianUs']:.1f} us", flush=True)
                 except Exception as error:  # one peer that fails must not cost the others
                     problems.append(f"{where}: {type(error).__name__}: {str(error)[:300]}")
-                    print(f"FAILED {problems[-1]}", flush=True)
                 write(args.json, {"schema": 1, **about(), "sets": SETS, "problems": problems, "results": rows})
+    for problem in problems:
+        print(problem)
     return rows
 
 
@@ -351,7 +355,7 @@ def main():
     parser.add_argument("--shape", choices=sorted(inputs.SHAPES), default="8b")
     parser.add_argument("--tokens", type=numbers, default=[1, 4, 16, 64, 256, 1024, 4096, 16384])
     parser.add_argument("--routings", type=lambda text: text.split(","), default=["uniform"])
-    parser.add_argument("--seconds", type=float, default=500, help="half of it tunes Triton: below 300 its tuning is cut short")
+    parser.add_argument("--seconds", type=float, default=500, help="for everything; half of it tunes Triton. All its configurations take some 600 s per number of tokens")
     parser.add_argument("--matmul", metavar="FILE", help="measures only the roof of dense products")
     parser.add_argument("--interpret", action="store_true", help="checks the peers on the CPU through Triton's interpreter")
     parser.add_argument("--ours", metavar="FILE", help="JSON of moe_bench, for the table of ratios")

@@ -60,7 +60,6 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
     device.Set("capability", from.capability);
     device.Set("numSms", from.num_sms);
     device.Set("totalBytes", static_cast<double>(from.total_bytes));
-    device.Set("freeBytes", static_cast<double>(from.free_bytes));
     device.Set("driver", from.driver);
     device.Set("runtime", from.runtime);
     devices.Set(i, device);

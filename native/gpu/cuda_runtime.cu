@@ -29,6 +29,8 @@ class CudaRuntime final : public Runtime {
   DeviceInfo info() noexcept override {
     DeviceInfo info;
     (void)describe(index_, &info);
+    cudaSetDevice(index_);
+    cudaMemGetInfo(&info.free_bytes, &info.total_bytes);
     return info;
   }
   static Status describe(int index, DeviceInfo* info) noexcept {
@@ -41,8 +43,6 @@ class CudaRuntime final : public Runtime {
       info->total_bytes = properties.totalGlobalMem;
       check(cudaDriverGetVersion(&info->driver), "asking for the driver");
       check(cudaRuntimeGetVersion(&info->runtime), "asking for the runtime");
-      check(cudaSetDevice(index), "choosing the device");
-      check(cudaMemGetInfo(&info->free_bytes, &info->total_bytes), "asking for free memory");
     });
   }
 

@@ -35,8 +35,7 @@ class EmulatorRuntime final : public Runtime {
     return {.description = "emulated GPU, sm_" + std::to_string(options.arch),
             .capability = options.arch,
             .num_sms = options.num_sms,
-            .total_bytes = options.memory_bytes,
-            .free_bytes = options.memory_bytes};
+            .total_bytes = options.memory_bytes};
   }
 
   Status allocate(size_t bytes, void** address) noexcept override {

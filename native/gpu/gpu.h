@@ -76,6 +76,10 @@ enum class L2 { normal, evict_first, evict_last };
 constexpr int kWarp = 32;
 constexpr int kWarpgroup = 128;
 
+// Shared memory a block may have: on Hopper, and on every device from sm_80 on (sm_86 and sm_89 have the least).
+constexpr size_t kMostShared90 = 232448;
+constexpr size_t kMostShared80 = 101376;
+
 }  // namespace openmoe::gpu
 
 #if defined(__CUDACC__)

@@ -33,6 +33,9 @@ void launch_grouped_gemm(const char* name, GemmArgs a, Stream& stream) {
   using Narrow = HopperShape<Weights, kMostSplitTokens, 1, Weights::kRows == 192 ? 6 : 8>;
   using Wide = HopperShape<Weights, 128, 2, 3>;
   using Portable = PortableShape<Weights>;
+  static_assert(Narrow::shared_bytes(kMostExperts) <= kMostShared90 &&
+                Wide::shared_bytes(kMostExperts) <= kMostShared90);
+  static_assert(Portable::shared_bytes(kMostExperts) <= kMostShared80);
   const auto add_up = [&](auto kernel) {
     if (a.split)
       stream.launch({name, blocks - 1, kWarpgroup, add_split_tiles_bytes<Weights>(a.num_experts), true}, kernel, a);

@@ -25,8 +25,8 @@ struct DeviceInfo {
   std::string description;  // e.g. NVIDIA H200
   int capability = 0;       // 90 for compute capability 9.0
   int num_sms = 0;
-  size_t total_bytes = 0, free_bytes = 0;
-  int driver = 0, runtime = 0;  // 13000 for CUDA 13.0; 0 where there is none
+  size_t total_bytes = 0, free_bytes = 0;  // free is known of an open device only: asking makes a context
+  int driver = 0, runtime = 0;             // 13000 for CUDA 13.0; 0 where there is none
 };
 
 struct RuntimeOptions {

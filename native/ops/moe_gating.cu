@@ -14,6 +14,7 @@ namespace {
 constexpr int kWarps = 8;
 
 GPU_KERNEL(kWarps* kWarp, 2) void moe_gating_kernel(MoeGating a) {
+  launch_wait();
   const int64_t token = block_id() * kWarps + warp_id();
   if (token >= a.num_tokens) return;
   const float* logits = a.router_logits.as<float>() + token * a.num_experts;
@@ -25,7 +26,7 @@ GPU_KERNEL(kWarps* kWarp, 2) void moe_gating_kernel(MoeGating a) {
 
 void moe_gating(const MoeGating& args, Stream& stream) {
   if (args.top_k < 1 || args.top_k > args.num_experts) return;  // refused while recording
-  stream.launch({"moe_gating", div_up(args.num_tokens, kWarps), kWarps * kWarp}, moe_gating_kernel, args);
+  stream.launch({"moe_gating", div_up(args.num_tokens, kWarps), kWarps * kWarp, 0, true}, moe_gating_kernel, args);
 }
 
 }  // namespace openmoe::gpu

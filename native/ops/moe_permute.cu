@@ -22,6 +22,7 @@ GPU_DEVICE void check_offsets(const MoePermute& a, int32_t* fault) {
 }
 
 GPU_KERNEL(kRowWarps* kWarp, 2) void moe_permute_kernel(MoePermute a, int32_t* fault, int token_warps) {
+  launch_wait();
   const ExpertTable table(shared_memory(), a.num_experts);
   const int num_rows = a.num_tokens * a.top_k;
   if (block_id() == 0) check_offsets(a, fault);
@@ -53,7 +54,7 @@ GPU_KERNEL(kRowWarps* kWarp, 2) void moe_permute_kernel(MoePermute a, int32_t* f
 void moe_permute(const MoePermute& args, Stream& stream) {
   const int token_warps = warps_per_token(args.num_tokens, stream.num_sms());
   stream.launch({"moe_permute", div_up(args.num_tokens, kRowWarps / token_warps), kRowWarps * kWarp,
-                 ExpertTable::bytes(args.num_experts)},
+                 ExpertTable::bytes(args.num_experts), true},
                 moe_permute_kernel, args, stream.fault(), token_warps);
 }
 

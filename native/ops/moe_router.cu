@@ -48,6 +48,7 @@ GPU_DEVICE void make_logits(const MoeRouter& a, int64_t first_token, int first_e
 template <int kTokens>
 GPU_KERNEL(kWarps* kWarp, 2)
 void moe_router_kernel(MoeRouter a) {
+  launch_wait();
   auto* logits = reinterpret_cast<float*>(shared_memory());  // [kTokens, num_experts]
   const int64_t first_token = block_id() * kTokens;
   for (int e = warp_id() * kExperts; e < a.num_experts; e += kWarps * kExperts)
@@ -65,9 +66,9 @@ void moe_router_kernel(MoeRouter a) {
 
 template <int kTokens>
 void launch_router(const MoeRouter& args, Stream& stream) {
-  stream.launch(
-      {"moe_router", div_up(args.num_tokens, kTokens), kWarps * kWarp, sizeof(float) * kTokens * args.num_experts},
-      moe_router_kernel<kTokens>, args);
+  stream.launch({"moe_router", div_up(args.num_tokens, kTokens), kWarps * kWarp,
+                 sizeof(float) * kTokens * args.num_experts, true},
+                moe_router_kernel<kTokens>, args);
 }
 
 }  // namespace

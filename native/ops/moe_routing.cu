@@ -101,10 +101,13 @@ GPU_DEVICE void walk(const Routing& r, const Order& order, int64_t begin, int64_
   for (int64_t at = begin; at < end;) {
     note_groups(at);
     const int in = order.group_of(at / a.top_k);
-    const int64_t first = order.begin(in), tokens = order.begin(in + 1) - first;
+    const int64_t first = order.begin(in);
+    const uint32_t tokens =
+        static_cast<uint32_t>(order.begin(in + 1) - first);  // 32 bits divide in a tenth of the time
     const int64_t stop = (first + tokens) * a.top_k < end ? (first + tokens) * a.top_k : end;
     for (; at < stop; at += kWarp) {
-      const int64_t position = at + lane_id() - first * a.top_k;  // within the group: choice by choice
+      // Within the group, choice by choice.
+      const uint32_t position = static_cast<uint32_t>(at + lane_id() - first * a.top_k);
       const bool active = at + lane_id() < stop;
       const int64_t choice = active ? (first + position % tokens) * a.top_k + position / tokens : 0;
       const int expert = active ? expert_of(r, choice) : 0;
@@ -168,6 +171,7 @@ GPU_DEVICE void sum_over_experts(const MoeRouting& a, int32_t* kept) {
 }
 
 GPU_KERNEL(kMostWarps* kWarp, 1) void moe_routing_kernel(Routing r) {
+  launch_wait();
   const MoeRouting& a = r.op;
   const Order order(a, groups_are_wrong(r));
   auto* counts = reinterpret_cast<int32_t*>(shared_memory());  // [warps, num_experts]
@@ -224,7 +228,8 @@ void moe_routing(const MoeRouting& args, Stream& stream) {
   const int64_t groups = args.num_groups > 0 ? args.num_groups : 1;  // wrong ones are taken for one
   auto* seen = static_cast<int32_t*>(stream.workspace(row_bytes * (2 * groups + 1)));
   const Routing routing{args, seen, seen + (groups + 1) * (row_bytes / sizeof(int32_t)), stream.fault()};
-  stream.launch({"moe_routing", 1, static_cast<int>(warps) * kWarp, warps * row_bytes}, moe_routing_kernel, routing);
+  stream.launch({"moe_routing", 1, static_cast<int>(warps) * kWarp, warps * row_bytes, true}, moe_routing_kernel,
+                routing);
 }
 
 }  // namespace openmoe::gpu

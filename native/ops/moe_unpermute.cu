@@ -29,6 +29,7 @@ GPU_DEVICE void add_residual(float (&sum)[4], const float* x, int col, int lengt
 }
 
 GPU_KERNEL(kRowWarps* kWarp, 2) void moe_unpermute_kernel(MoeUnpermute a, int32_t* fault, int token_warps) {
+  launch_wait();
   const ExpertTable table(shared_memory(), a.num_experts);
   fill_expert_table(table, a.expert_offsets.as<int32_t>(), a.num_experts, a.num_permuted, kAnyTiles);
 
@@ -45,8 +46,7 @@ GPU_KERNEL(kRowWarps* kWarp, 2) void moe_unpermute_kernel(MoeUnpermute a, int32_
       const int64_t at = panel_row(table, a.num_experts, row);
       if (at < 0) continue;
       const auto* chunk = a.permuted.as<std::byte>() + panel_offset(rows, at, col);
-      add_chunk(low, high, load(a.expert_weights.as<float>() + choice),
-                load_once(reinterpret_cast<const Vec16*>(chunk)));
+      add_chunk(low, high, load(a.expert_weights.as<float>() + choice), load(reinterpret_cast<const Vec16*>(chunk)));
     }
     if (a.x) {
       add_residual(low, a.x.as<float>() + token * a.hidden_size, col, a.hidden_size);
@@ -62,7 +62,7 @@ GPU_KERNEL(kRowWarps* kWarp, 2) void moe_unpermute_kernel(MoeUnpermute a, int32_
 void moe_unpermute(const MoeUnpermute& args, Stream& stream) {
   const int token_warps = warps_per_token(args.num_tokens, stream.num_sms());
   stream.launch({"moe_unpermute", div_up(args.num_tokens, kRowWarps / token_warps), kRowWarps * kWarp,
-                 ExpertTable::bytes(args.num_experts)},
+                 ExpertTable::bytes(args.num_experts), true},
                 moe_unpermute_kernel, args, stream.fault(), token_warps);
 }
 

@@ -74,9 +74,21 @@ export function stagesFor(context) {
       judge: benchmark,
     },
     {
+      name: 'node',
+      about: 'what a layer costs from Node, over the time of its kernels',
+      seconds: 20,
+      why: () => context.noDevice,
+      command: () => [
+        process.execPath,
+        ...['--import', 'tsx', '--conditions=openmoe-source', 'bench/gpu/node_layer.ts'],
+        ...(emulated ? ['cuda-emulator:0', 'tiny'] : ['cuda', '8b']),
+        join(out, 'node.json'),
+      ],
+    },
+    {
       name: 'peers',
       about: 'torch and Triton on the same weights and routes',
-      seconds: 70,
+      seconds: 50,
       why: () => context.noDevice ?? whyNoTorch(context, python()),
       command: () => [
         python(),
@@ -90,6 +102,7 @@ export function stagesFor(context) {
           join(out, 'peers.json'),
         ],
       ],
+      judge: ratios,
     },
   ]
 }
@@ -185,7 +198,16 @@ function matmulRoof(out) {
 }
 
 function benchmark({ code, output }) {
-  const rows = output.split('\n').filter((line) => / us \(p10 /.test(line)).length
-  const wrong = output.match(/^WRONG .*$/m)?.[0]
-  return { status: code === 0 && !wrong ? 'passed' : 'failed', summary: wrong ?? `${rows} timings` }
+  const lines = output.split('\n').filter((line) => / us \(p10 |^WRONG|matmul [\dn]/.test(line))
+  const wrong = lines.find((line) => line.startsWith('WRONG'))
+  const rows = lines.filter((line) => line.includes(' us (p10 ')).length
+  const status = code === 0 && !wrong ? 'passed' : 'failed'
+  return { status, summary: wrong ?? `${rows} timings`, table: lines.join('\n') }
+}
+
+/** The ratios stand last, under a line of their columns. */
+function ratios({ code, output }) {
+  const from = output.lastIndexOf('kernel  ')
+  const status = code === 0 ? 'passed' : 'failed'
+  return from < 0 ? { status, summary: lastLine(output) } : { status, table: output.slice(from).trimEnd() }
 }

@@ -1,5 +1,5 @@
 // Runs stages one after the other, each within its own time, and says what came of them. A stage is
-//   { name, about, seconds, why?(): string | undefined, command(): string[], env?, judge?(run): { status, summary } }
+//   { name, about, seconds, why?(): string | undefined, command(): string[], env?, judge?(run): { status, summary, table? } }
 // `why` names the reason to skip it. A failing or timed-out stage never stops the later ones.
 import { spawn } from 'node:child_process'
 import { appendFileSync, writeFileSync } from 'node:fs'
@@ -39,10 +39,11 @@ async function runStage(stage, root, log) {
   })
   const seconds = Number(((performance.now() - started) / 1000).toFixed(2))
   appendFileSync(log, `==== ${stage.name}: ${command.join(' ')}\n${run.output}\n`)
-  const { status, summary } = judge(stage, run)
+  const { status, summary, table } = judge(stage, run)
   return {
     status,
     summary,
+    table,
     seconds,
     command: command.join(' '),
     exitCode: run.code,
@@ -118,5 +119,6 @@ export function toMarkdown({ host, verdict, date, command, emulated, stages }, o
     '',
     `Full output: log.txt beside this file (${basename(out)}).`,
     '',
+    ...stages.flatMap(({ name, table }) => (table ? [`## ${name}`, '', '```', table, '```', ''] : [])),
   ].join('\n')
 }

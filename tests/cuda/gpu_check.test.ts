@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { stagesFor } from '../../scripts/gpu-check/list.mjs'
 import { exitCodeOf, runStages, toMarkdown } from '../../scripts/gpu-check/stages.mjs'
 import { describeHost } from '../../scripts/gpu-check/host.mjs'
 import { tempFolder } from '../support/temp_folder.ts'
@@ -62,12 +63,18 @@ describe('gpu:check without a GPU', () => {
         'synccheck',
       ]),
     )
-    expect(names.slice(-3)).toEqual(['bench', 'bench-34b', 'peers'])
+    expect(names.slice(-3)).toEqual(['bench-34b', 'node', 'peers'])
     for (const { name, status, summary } of report!.stages) {
       expect({ name, status, summary }).toEqual({ name, status: 'skipped', summary: noDevice })
       expect(stdout).toContain(`${name}: skipped, ${noDevice}`)
       expect(readFileSync(join(out, 'report.md'), 'utf8')).toContain(`| ${name} |`)
     }
+  })
+
+  it('takes at most nine minutes, whatever hangs', () => {
+    const context = { out: '', emulated: false, program: () => undefined, findTool: () => undefined }
+    const seconds = stagesFor(context).map((stage: { seconds: number }) => stage.seconds)
+    expect(seconds.reduce((sum: number, one: number) => sum + one)).toBeLessThanOrEqual(540)
   })
 
   it('refuses a stage it does not have', () => {
@@ -218,6 +225,14 @@ describe('the peers', () => {
     if (!describeHost().noDevice) return t.skip('this machine has a GPU')
     expect(run.status).toBe(77)
     expect(run.stdout).toMatch(/has no torch|has no triton|torch sees no GPU/)
+  })
+
+  it("compute the layer right, their kernels in Triton's interpreter", { timeout: 180_000 }, (t) => {
+    const probe = spawnSync('python3', ['-c', 'import torch, triton'], { encoding: 'utf8' })
+    if (probe.status !== 0) return t.skip('python3 has no torch and Triton')
+    const args = ['-B', 'bench/peers/moe_peers.py', '--interpret']
+    const { status, stdout } = spawnSync('python3', args, { cwd: ROOT, encoding: 'utf8' })
+    expect({ status, stdout }).toEqual({ status: 0, stdout: expect.stringContaining('triton') as string })
   })
 
   it('are compared with our time in a table', (t) => {

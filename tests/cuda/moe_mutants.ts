@@ -65,6 +65,7 @@ const CHOICE = [
 ]
 
 const SORT = [
+  plant('routing', 'a kernel that does not wait for the ones before', ROUTING, without('launch_wait();')),
   plant(
     'routing',
     'runs that do not continue the ones before',

@@ -110,7 +110,7 @@ describe('loading', () => {
   })
 
   it.each<[string, unknown]>([
-    ['dtype', 'int8'],
+    ['dtype', 'int2'],
     ['expertCapacity', 'none'],
     ['maxContext', 0],
     ['maxContext', 1.5],

@@ -1,6 +1,8 @@
 // The grouped GEMM kernels in the emulator: against f64, on both kernel paths and several schedules. With arguments,
 // only the named parts run and the first failure ends it: what the mutation suite wants (tests/cuda/mutations.test.ts).
 #include <algorithm>
+#include <cstdlib>
+#include <random>
 #include <string_view>
 
 #include "check.h"
@@ -41,6 +43,28 @@ void agrees_with_f64(uint64_t seeds) {
       if (seed == 1) first = result.out;
       expect(result.out == first, std::string(c.name) + " gives the same bits on every schedule");
     }
+  }
+}
+
+// Shapes, distributions and machines nobody thought of.
+void agrees_with_f64_at_random(int count) {
+  std::mt19937 random(11);
+  const auto below = [&](int n) { return static_cast<int>(random() % n); };
+  for (int i = 0; i < count; ++i) {
+    const bool many = below(4) == 0;  // rows an expert, so that the wide kernel has its turn
+    std::vector<int> rows(1 + below(many ? 3 : 9));
+    for (int& n : rows) n = below(3) == 0 ? 0 : below(many ? 300 : 40);
+    GemmCase c{"random", below(2) == 0, rows, 1 + below(400), 1 + below(260)};
+    c.arch = below(2) == 0 ? 80 : 90;
+    c.seed = random();
+    c.num_sms = 1 + below(20);
+    c.invariant = below(3) == 0;
+    c.spare_rows = below(2) * below(50);
+    std::string what = "random case " + std::to_string(i) + ": rows";
+    for (int n : rows) what += " " + std::to_string(n);
+    what += ", " + std::to_string(c.in_features) + " to " + std::to_string(c.out_features);
+    const std::string error = run_gemm(c).error;
+    expect(error.empty(), what + ": " + error);
   }
 }
 
@@ -118,6 +142,7 @@ int main(int argc, char** argv) {
     return argc == 1 || std::find(argv, argv + argc, part) != argv + argc;
   };
   if (wants("cases")) agrees_with_f64(3);
+  if (wants("random")) agrees_with_f64_at_random(argc > 2 ? std::atoi(argv[2]) : 40);
   if (wants("empty")) takes_no_rows();
   if (wants("invariant")) a_row_does_not_see_its_neighbours();
   if (wants("far")) offsets_have_64_bits();

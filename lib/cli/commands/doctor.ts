@@ -1,6 +1,6 @@
 import { createRequire } from 'node:module'
 import type { Command } from 'commander'
-import { type DeviceInfo, devices } from '../../device.ts'
+import { type DeviceInfo, devices, openDevice } from '../../device.ts'
 import { type GpuReport, gpuReport } from '../../backends.ts'
 import { OpenMoeError } from '../../errors.ts'
 import { printJson } from '../output.ts'
@@ -10,8 +10,8 @@ export function addDoctor(program: Command): void {
     .command('doctor')
     .description('devices, instruction sets, the backend that would be chosen and why')
     .option('--json', 'print one JSON value')
-    .action((options: { json?: boolean }) => {
-      const report = diagnose()
+    .action(async (options: { json?: boolean }) => {
+      const report = await diagnose()
       if (options.json) printJson(report)
       else
         for (const [name, value] of Object.entries(report))
@@ -19,17 +19,18 @@ export function addDoctor(program: Command): void {
     })
 }
 
-function diagnose(): Record<string, string> {
+async function diagnose(): Promise<Record<string, string>> {
   const { version } = createRequire(import.meta.url)('../../../package.json') as { version: string }
   const report = { openmoe: version, node: `${process.version} ${process.platform}-${process.arch}` }
   try {
     const cpu = devices()[0]!
     const gpus = gpuReport('cuda')
+    const memory = await Promise.all(gpus.devices.map((_, i) => askMemory(i)))
     return {
       ...report,
       addon: 'built',
       ...describeCpu(cpu),
-      ...describeGpus(gpus),
+      ...describeGpus(gpus, memory),
       ...describeChoice(cpu, gpus),
     }
   } catch (error) {
@@ -52,26 +53,43 @@ function describeCpu(cpu: DeviceInfo): Record<string, string> {
   }
 }
 
+/** Free bytes of a GPU, which only an open device knows, or why it does not open. */
+async function askMemory(index: number): Promise<number | string> {
+  try {
+    const device = await openDevice(`cuda:${index}`)
+    const { freeBytes } = device.memory()
+    await device.dispose()
+    return freeBytes
+  } catch (error) {
+    return (error as Error).message
+  }
+}
+
 /** One line why there is no GPU, or one per GPU. */
-export function describeGpus({ isBuilt, problem, devices }: GpuReport): Record<string, string> {
+export function describeGpus(
+  { isBuilt, problem, devices }: GpuReport,
+  memory: readonly (number | string)[],
+): Record<string, string> {
   const lines: Record<string, string> = {
     'cuda module': isBuilt ? 'built' : `not built: ${problem}`,
     cuda:
       isBuilt && problem ? problem : devices.length > 0 ? `${devices.length} found` : 'no GPU can be used',
   }
-  const decimal = (n: number): string => n.toFixed(1)
   const cudaVersion = (n: number): string => `${Math.floor(n / 1000)}.${(n % 1000) / 10}`
-  const gib = (bytes: number): string => decimal(bytes / 2 ** 30)
   devices.forEach((gpu, i) => {
-    const used = gpu.totalBytes - gpu.freeBytes
     lines[`cuda:${i}`] =
-      `${gpu.description}, compute capability ${decimal(gpu.capability / 10)}, ${gpu.numSms} SMs, ` +
-      `${gib(gpu.freeBytes)} of ${gib(gpu.totalBytes)} GiB free` +
-      (used > gpu.freeBytes ? ' (out of memory errors are likely: other processes use most of it)' : '') +
-      `, driver for CUDA ${cudaVersion(gpu.driver)}, built with ${cudaVersion(gpu.runtime)}` +
-      (gpu.capability < 80 ? '; too old: the kernels need 8.0 or newer' : '')
+      `${gpu.description}, compute capability ${(gpu.capability / 10).toFixed(1)}, ${gpu.numSms} SMs, ` +
+      `driver for CUDA ${cudaVersion(gpu.driver)}, built with ${cudaVersion(gpu.runtime)}; ` +
+      describeMemory(gpu.totalBytes, memory[i] ?? 'not asked')
   })
   return lines
+}
+
+function describeMemory(total: number, free: number | string): string {
+  if (typeof free === 'string') return `cannot be used: ${free}`
+  const gib = (bytes: number): string => (bytes / 2 ** 30).toFixed(1)
+  const crowded = free < total / 2 ? '; out of memory errors are likely: other processes use most of it' : ''
+  return `${gib(free)} of ${gib(total)} GiB free${crowded}`
 }
 
 /** 'auto' as `loadModel` and as `openDevice` mean it. */

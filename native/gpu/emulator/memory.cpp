@@ -19,8 +19,6 @@ constexpr size_t kGap = 1 << 20;  // between allocations
 constexpr size_t kAlignment = 256;
 constexpr size_t kPoisonLimit = size_t{64} << 20;
 constexpr int kMostThreads = 1024;
-constexpr size_t kMostShared90 = 232448;  // 227 KiB
-constexpr size_t kMostShared80 = 101376;  // 99 KiB: what sm_86 and sm_89 have
 
 }  // namespace
 

@@ -79,18 +79,18 @@ GPU_DEVICE void wgmma_producer(WgmmaShared<N, kGroupStride>& s, const std::byte*
   for (int round = 0; round < kWgmmaRounds; ++round, in += kBytes) {
     const int stage = round % kWgmmaStages;
     barrier_wait(&s.empty[stage], (round / kWgmmaStages & 1) ^ 1);
-    if (kCopied) {
+    if constexpr (kCopied) {
       barrier_expect(&s.full[stage], kBytes);
       bulk_load(s.a[stage], in, kA, &s.full[stage]);
       bulk_load(s.b[stage], in + kA, N * kRowBytes, &s.full[stage]);
-      continue;
+    } else {
+      for (int i = (thread_id() - kWarpgroup) * 16; i < kBytes; i += kWarpgroup * 16) {
+        std::byte* to = i < kA ? s.a[stage] + i : s.b[stage] + (i - kA);
+        store_shared(reinterpret_cast<Vec16*>(to), load(reinterpret_cast<const Vec16*>(in + i)));
+      }
+      fence_async_shared();
+      barrier_arrive(&s.full[stage]);
     }
-    for (int i = (thread_id() - kWarpgroup) * 16; i < kBytes; i += kWarpgroup * 16) {
-      std::byte* to = i < kA ? s.a[stage] + i : s.b[stage] + (i - kA);
-      store_shared(reinterpret_cast<Vec16*>(to), load(reinterpret_cast<const Vec16*>(in + i)));
-    }
-    fence_async_shared();
-    barrier_arrive(&s.full[stage]);
   }
 }
 
@@ -171,6 +171,36 @@ void add_wgmma(std::vector<Case>& cases) {
   }
 }
 
+// The bits of a sum must not depend on how many tokens share the instruction: batch-invariant mode rests on that.
+template <int N>
+Words first_columns(BareDevice& device, int columns) {
+  const auto a = normal_bf16(size_t{kWgmmaRounds} * 8 * 1024 / 2, 21),
+             b = normal_bf16(size_t{kWgmmaRounds} * 128 * 64, 22);
+  std::vector<uint16_t> in;
+  for (int round = 0; round < kWgmmaRounds; ++round) {
+    in.insert(in.end(), a.begin() + round * 64 * 64, a.begin() + (round + 1) * 64 * 64);
+    in.insert(in.end(), b.begin() + round * 128 * 64, b.begin() + round * 128 * 64 + N * 64);
+  }
+  const Words all = run_block<uint16_t>(device, wgmma_kernel<N, 1024, Operands::bulk_copied>, 2 * kWarpgroup, in,
+                                        64 * N, sizeof(WgmmaShared<N, 1024>));
+  Words out;
+  for (int row = 0; row < 64; ++row) out.insert(out.end(), all.begin() + row * N, all.begin() + row * N + columns);
+  return out;
+}
+
+// How many words the first 8 columns of each width differ in from those of the narrowest.
+inline Words differences_between_widths(BareDevice& device) {
+  const Words narrow = first_columns<8>(device, 8);
+  Words out;
+  for (const Words& wide : {first_columns<16>(device, 8), first_columns<32>(device, 8), first_columns<64>(device, 8),
+                            first_columns<96>(device, 8), first_columns<128>(device, 8)}) {
+    uint32_t different = 0;
+    for (size_t i = 0; i < narrow.size(); ++i) different += narrow[i] != wide[i];
+    out.push_back(different);
+  }
+  return out;
+}
+
 inline std::vector<Case> tensor_core_cases() {
   std::vector<Case> cases;
   // Of all these the group stride of 3072 bytes (three accumulators share a 192-row tile) is the least trodden path.
@@ -187,6 +217,8 @@ inline std::vector<Case> tensor_core_cases() {
   add_wgmma<96, 1024>(cases);
   add_wgmma<128, 1024>(cases);
   add_wgmma<64, 1024, Operands::stored>(cases);
+  cases.push_back({"wgmma of the same numbers in every width, words that differ", 90, 0, differences_between_widths,
+                   [] { return Words(5, 0); }});
   cases.push_back({"ldmatrix_x4, mma_m16n8k16, stmatrix_trans_x4, stmatrix_trans_x2", 80, 0,
                    [](BareDevice& d) {
                      return run_block<uint16_t>(d, mma_kernel, kWarp, whole_bf16(512, 1), 448, sizeof(MmaShared));
