@@ -65,7 +65,7 @@ class CpuBuffer : public Buffer {
 };
 
 Isa best_isa() {
-#if defined(__x86_64__)
+#if defined(OPENMOE_X86_KERNELS)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

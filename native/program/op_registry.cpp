@@ -13,7 +13,7 @@ namespace openmoe {
 namespace portable {
 OPENMOE_OPS(DECLARE_KERNEL)
 }
-#if defined(__x86_64__)
+#if defined(OPENMOE_X86_KERNELS)
 namespace avx2 {
 OPENMOE_OPS(DECLARE_KERNEL)
 }
