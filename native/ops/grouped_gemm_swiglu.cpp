@@ -24,8 +24,8 @@ static void whole_panels(const Matmul& m, std::vector<RowGroup>& groups, int64_t
     const int64_t panels = item.end - item.first, size = item.rows * kPanel;
     float* sums = cpu.scratch<float>(thread, 3 * panels * size);
     // Each of the three is one stream.
-    for (int64_t i = 0; i < 3 * panels; ++i)
-      product(item, i / panels * part + item.first + i % panels, sums + i * size);
+    const auto panel = [&](int64_t i) { return i < 3 * panels ? i / panels * part + item.first + i % panels : -1; };
+    for (int64_t i = 0; i < 3 * panels; ++i) product(item, panel(i), panel(i + 1), sums + i * size);
     for (int64_t p = 0; p < panels; ++p)
       for (int64_t r = 0; r < item.rows; ++r) {
         const float* a = sums + p * size + r * kPanel;

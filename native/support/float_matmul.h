@@ -14,8 +14,9 @@
 
 namespace openmoe::OPENMOE_ISA {
 
-// A panel's weights over a block of k come from L2 (64 KiB) while the tiles of an item pass by.
-inline constexpr int64_t kBlockWords = 512;
+// Weights are worked on in blocks of k, each of which is fetched while the one before is in use: 8 KiB ahead where one
+// tile streams them, 64 KiB, which wait in L2, where several tiles pass by.
+inline constexpr int64_t kStreamWords = 64, kBlockWords = 512;
 // Widening bf16 inside the largest tile needs more than 16 registers. There, tiles of two rows widen as they go, up to
 // kDirectRows; with more rows a block is widened once for all of them, to 16 KiB in L1.
 inline constexpr bool kWidenBlocks = OPENMOE_ISA_LEVEL < 2;
@@ -28,33 +29,29 @@ struct PanelRows {
   int64_t x_stride, rows;
   const uint32_t* word;
   int64_t num_k;
-  float* sums;           // [rows][32]
-  bool resume = false;   // the chains go on from `sums`
-  bool prefetch = true;  // what follows these words
+  float* sums;            // [rows][32]
+  const std::byte* next;  // what to fetch meanwhile, as much as this; may be null
+  bool resume = false;    // the chains go on from `sums`
 };
 
 template <class W, int TileRows = kTileRows>
 void run_tiles(const PanelRows<typename W::X>& m) {
   const int64_t tiles = (m.rows + TileRows - 1) / TileRows, tile_rows = m.rows / tiles, longer = m.rows % tiles;
   const int64_t words = (m.num_k + W::kPerWord - 1) / W::kPerWord;
+  // Two tiles fetch half each.
+  const int64_t step = tiles == 1 ? kWordBytes / 2 : kWordBytes / 4;
+  const Prefetch nothing{reinterpret_cast<const std::byte*>(m.word), 0};
   for (int c = 0; c < kPanel; c += kTileVectors * kLanes) {
     Tile<typename W::X> t{.x = m.x,
                           .x_stride = m.x_stride,
                           .word = m.word + c,
                           .sums = m.sums + c,
                           .num_k = m.num_k,
-                          .prefetch = reinterpret_cast<const std::byte*>(m.word),
-                          .prefetch_step = 0,
+                          .prefetch = nothing,
                           .resume = m.resume};
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t rows = tile_rows + (i < longer);
-      if (!m.prefetch || c > 0 || i > 1) {
-        t.prefetch_step = 0;
-      } else if (tiles == 1) {  // one stream from memory; hardware prefetch pauses at every 4 KiB page
-        t.prefetch += kPrefetchBytes, t.prefetch_step = kWordBytes;
-      } else {  // two tiles fetch half of what comes next each
-        t.prefetch += words * (i == 0 ? kWordBytes : kWordBytes / 2), t.prefetch_step = kWordBytes / 2;
-      }
+      t.prefetch = m.next && c == 0 && i < 2 ? Prefetch{m.next + i * words * 2 * step, step} : nothing;
       run_tile_of<W>(rows, t);
       t.x += rows * m.x_stride, t.sums += rows * kPanel;
     }
@@ -72,25 +69,31 @@ inline void widen_words(const uint32_t* from, int64_t words, float* to) {
     }
 }
 
+// `m.next` is the panel that follows in this thread's stream.
 template <class W>
 void run_panel(PanelRows<typename W::X> m) {
   constexpr bool kWiden = kWidenBlocks && std::is_same_v<W, Bf16Weights>;
-  if constexpr (kWiden)
-    if (m.rows > kTileRows && m.rows <= kDirectRows) return run_tiles<W, 2>(m);
-  if (m.rows <= kTileRows) return run_tiles<W>(m);
-  const int64_t end = m.num_k, block = kWiden ? kWideK : kBlockWords * W::kPerWord;
+  const bool direct = m.rows <= (kWiden ? kDirectRows : kTileRows), wide = kWiden && !direct;
+  const int64_t end = m.num_k, block = wide ? kWideK : (direct ? kStreamWords : kBlockWords) * W::kPerWord;
+  const std::byte* next_panel = m.next;
   for (int64_t k = 0; k == 0 || k < end; k += block) {
+    const uint32_t* next_word = m.word + block / W::kPerWord * kPanel;
     m.num_k = std::min(block, end - k), m.resume = k > 0;
+    m.next = k + block < end ? reinterpret_cast<const std::byte*>(next_word) : next_panel;
     if constexpr (kWiden) {
-      alignas(64) float wide[kWideK * kPanel];
-      widen_words(m.word, (m.num_k + 1) / 2, wide);
-      PanelRows<float> w = m;
-      w.word = reinterpret_cast<const uint32_t*>(wide), w.prefetch = false;
-      run_tiles<F32Weights>(w);
+      if (wide) {
+        alignas(64) float widened[kWideK * kPanel];
+        widen_words(m.word, (m.num_k + 1) / 2, widened);
+        PanelRows<float> w = m;
+        w.word = reinterpret_cast<const uint32_t*>(widened), w.next = nullptr;
+        run_tiles<F32Weights>(w);
+      } else {
+        run_tiles<W, 2>(m);
+      }
     } else {
       run_tiles<W>(m);
     }
-    m.x += block / W::kPerWord * W::kXPerWord, m.word += block / W::kPerWord * kPanel;
+    m.x += block / W::kPerWord * W::kXPerWord, m.word = next_word;
   }
 }
 

@@ -9,12 +9,12 @@
 //   int8  [count][out/32][in/32]{ scales u16 [32], words u32 [8][32] }    8.5 bits a weight
 //   int4  [count][out/32][in/32]{ scales u16 [32], words u32 [4][32] }    4.5 bits a weight
 //
-// Of a quantised matrix, 32 neighbours in k of one output feature share a scale: a group. A word of int8 holds k, k+2,
-// k+1, k+3 from its lowest byte up, so that sign-extending its even and its odd bytes to 16 bits gives two neighbouring
-// pairs. A word of int4 holds k, k+2, k+4, k+6, k+1, k+3, k+5, k+7 from its lowest nibble up: four pairs, each after a
-// shift. The weights are
+// Of a quantised matrix, 32 neighbours in k of one output feature share a scale: a group. A word of int8 holds four
+// neighbours in k, from its lowest byte up; a word of int4 holds eight, the first four in the low nibbles of its bytes
+// and the others in the high ones. So one mask or shift makes four unsigned bytes, which an integer dot product takes
+// as they are. The weights are
 //
-//   int8  scale * q, q in [-127, 127]; the scale is the u16 as bf16
+//   int8  scale * (q - 128), q in [1, 255]; the scale is the u16 as bf16
 //   int4  scale * (q - z), q and z in [0, 15]; z is the u16's lowest 4 bits, the upper 12 are the scale's exponent and
 //   4
 //         bits of its mantissa (it has no sign)
@@ -31,7 +31,8 @@
 namespace openmoe {
 
 inline constexpr int kPanel = 32;
-inline constexpr int kGroup = 32;  // numbers in k that share a scale
+inline constexpr int kGroup = 32;      // numbers in k that share a scale
+inline constexpr int kInt8Zero = 128;  // what is stored for a weight of zero
 
 constexpr int64_t num_panels(int64_t out_features) { return (out_features + kPanel - 1) / kPanel; }
 constexpr int64_t num_groups(int64_t in_features) { return (in_features + kGroup - 1) / kGroup; }

@@ -23,7 +23,6 @@ constexpr int64_t spread_stride(int64_t words) { return ((words + 15) / 16 | 1) 
 struct RowGroup {
   const std::byte* weight;
   int64_t first_row, num_rows;
-  int64_t first_item = 0;  // filled in by for_items
 };
 
 struct Matmul {
@@ -41,34 +40,39 @@ struct Item {
   int64_t first, end;
 };
 
-// A matrix is cut into `units` of `unit_bytes` each: panels, or panels that belong together. body(item, thread) for
-// every item, on all threads. Groups without rows must be left out.
-template <class F>
-void for_items(std::vector<RowGroup>& groups, int64_t units, size_t unit_bytes, Cpu& cpu, F&& body) {
-  // About 64 KiB of weights an item: claiming one costs nothing beside it, and the last one is soon over.
-  const int64_t chunk = std::max<int64_t>(1, 65536 / std::max<int64_t>(unit_bytes, 1));
-  const int64_t chunks = (units + chunk - 1) / chunk;
-  int64_t items = 0;
-  for (RowGroup& g : groups) {
-    g.first_item = items;
-    items += (g.num_rows + kItemRows - 1) / kItemRows * chunks;
-  }
-  cpu.parallel_for(items, 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t i = begin; i < end; ++i) {
-      const RowGroup& g = *(std::upper_bound(groups.begin(), groups.end(), i,
-                                             [](int64_t item, const RowGroup& g) { return item < g.first_item; }) -
-                            1);
-      // Neighbouring items share panels, which are then warm in the caches.
-      const int64_t parts = (g.num_rows + kItemRows - 1) / kItemRows, part = (i - g.first_item) % parts;
-      const int64_t first = (i - g.first_item) / parts * chunk;
-      const int64_t first_row = g.num_rows * part / parts, end_row = g.num_rows * (part + 1) / parts;
-      body(Item{.weight = g.weight,
-                .first_row = g.first_row + first_row,
-                .rows = end_row - first_row,
-                .first = first,
-                .end = std::min(first + chunk, units)},
-           thread);
+// Bytes of weights of an item. The least costs much more than claiming it. Few rows are bound by memory, and every item
+// begins with a cold stream: long items first, short ones last, so that all threads end together.
+inline constexpr int64_t kMinItemBytes = 64 << 10, kMaxItemBytes = 1 << 20, kFewRows = 12;
+
+// Cuts matrices of `units` of `unit_bytes` each: panels, or panels that belong together.
+inline std::vector<Item> cut_items(const std::vector<RowGroup>& groups, int64_t units, int64_t unit_bytes,
+                                   int num_threads) {
+  std::vector<Item> items;
+  int64_t left = static_cast<int64_t>(groups.size()) * units * unit_bytes;
+  for (const RowGroup& g : groups) {
+    const int64_t parts = (g.num_rows + kItemRows - 1) / kItemRows;
+    for (int64_t first = 0; first < units;) {
+      const int64_t bytes =
+          g.num_rows > kFewRows ? kMinItemBytes : std::clamp(left / (4 * num_threads), kMinItemBytes, kMaxItemBytes);
+      const int64_t end = std::min(units, first + std::max<int64_t>(1, bytes / std::max<int64_t>(unit_bytes, 1)));
+      // Neighbouring items share units, which are then warm in the caches.
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t row = g.num_rows * part / parts, end_row = g.num_rows * (part + 1) / parts;
+        items.push_back({g.weight, g.first_row + row, end_row - row, first, end});
+      }
+      left -= (end - first) * unit_bytes;
+      first = end;
     }
+  }
+  return items;
+}
+
+// body(item, thread) for every item, on all threads. Groups without rows must be left out.
+template <class F>
+void for_items(const std::vector<RowGroup>& groups, int64_t units, size_t unit_bytes, Cpu& cpu, F&& body) {
+  const std::vector<Item> items = cut_items(groups, units, static_cast<int64_t>(unit_bytes), cpu.num_threads());
+  cpu.parallel_for(static_cast<int64_t>(items.size()), 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t i = begin; i < end; ++i) body(items[i], thread);
   });
 }
 

@@ -27,36 +27,39 @@ class PanelProduct {
     static_cast<void>(cpu);
   }
 
-  // sums[r] = x[first_row + r] times the 32 columns of a panel.
-  void operator()(const Item& item, int64_t panel, float* sums) const {
-    const std::byte* packed = item.weight + panel * panel_bytes_;
+  // sums[r] = x[first_row + r] times the 32 columns of a panel. `next` is the panel this thread goes on with, or -1.
+  void operator()(const Item& item, int64_t panel, int64_t next, float* sums) const {
     if (m_.in_features == 0) return void(std::fill_n(sums, item.rows * kPanel, 0.0f));
+    const std::byte* packed = item.weight + panel * panel_bytes_;
+    const std::byte* follows = next < 0 ? nullptr : item.weight + next * panel_bytes_;
     if (is_quantised(m_.weight_dtype)) {
 #if OPENMOE_ISA_LEVEL >= 1
-      return m_.weight_dtype == DType::int8
-                 ? run_quant_panel<Int8Group>(quantised_, item.first_row, item.rows, packed, sums)
-                 : run_quant_panel<Int4Group>(quantised_, item.first_row, item.rows, packed, sums);
+      const QuantPanel p{.first_row = item.first_row, .num_rows = item.rows, .packed = packed, .next = follows};
+      return m_.weight_dtype == DType::int8 ? run_quant_panel<Int8Group>(quantised_, p, sums)
+                                            : run_quant_panel<Int4Group>(quantised_, p, sums);
 #else
       return run_wide_panel(m_, item.first_row, item.rows, packed, sums);
 #endif
     }
 #if OPENMOE_ISA_LEVEL == 3
-    if (m_.weight_dtype == DType::bf16) return run<Bf16PairWeights>(pairs_, stride_, item, packed, sums);
+    if (m_.weight_dtype == DType::bf16) return run<Bf16PairWeights>(pairs_, stride_, item, packed, follows, sums);
 #else
-    if (m_.weight_dtype == DType::bf16) return run<Bf16Weights>(m_.x, m_.in_features, item, packed, sums);
+    if (m_.weight_dtype == DType::bf16) return run<Bf16Weights>(m_.x, m_.in_features, item, packed, follows, sums);
 #endif
-    run<F32Weights>(m_.x, m_.in_features, item, packed, sums);
+    run<F32Weights>(m_.x, m_.in_features, item, packed, follows, sums);
   }
 
  private:
   template <class W>
-  void run(const typename W::X* x, int64_t stride, const Item& item, const std::byte* packed, float* sums) const {
+  void run(const typename W::X* x, int64_t stride, const Item& item, const std::byte* packed, const std::byte* next,
+           float* sums) const {
     run_panel<W>({.x = x + item.first_row * stride,
                   .x_stride = stride,
                   .rows = item.rows,
                   .word = reinterpret_cast<const uint32_t*>(packed),
                   .num_k = m_.in_features,
-                  .sums = sums});
+                  .sums = sums,
+                  .next = next});
   }
 
   const Matmul m_;
@@ -78,7 +81,7 @@ inline void matmul(const Matmul& m, std::vector<RowGroup> groups, Cpu& cpu) {
               // Not straight into `out`: rows a multiple of 4 KiB apart would push each other out of L1.
               float* sums = cpu.scratch<float>(thread, item.rows * kPanel);
               for (int64_t panel = item.first; panel < item.end; ++panel) {
-                product(item, panel, sums);
+                product(item, panel, panel + 1 < item.end ? panel + 1 : -1, sums);
                 const int64_t column = panel * kPanel, columns = std::min<int64_t>(kPanel, m.out_features - column);
                 for (int64_t r = 0; r < item.rows; ++r) {
                   const int64_t at = (item.first_row + r) * m.out_features + column;

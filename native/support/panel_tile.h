@@ -17,8 +17,6 @@ inline constexpr int kTileRows = 12, kTileVectors = 2;
 #else
 inline constexpr int kTileRows = 3, kTileVectors = 4;
 #endif
-// How far ahead of its use a stream of weights is fetched.
-inline constexpr int64_t kPrefetchBytes = 4096;
 
 // Both layouts are [words of k][32 columns] of 32-bit words: one f32, or two bf16 neighbours in k. The types below say
 // what multiplying a word means; `word` is the address of the first column.
@@ -80,6 +78,18 @@ struct Bf16Weights {
   }
 };
 
+// What to fetch meanwhile, two times `step` bytes at a time: two cache lines, one, or (0) the same again.
+struct Prefetch {
+  const std::byte* from;
+  int64_t step;
+
+  void one() {
+    __builtin_prefetch(from);
+    from += step;
+  }
+  void two() { one(), one(); }
+};
+
 // One tile over one block of k.
 template <class X>
 struct Tile {
@@ -88,9 +98,8 @@ struct Tile {
   const uint32_t* word;
   float* sums;  // rows of 32 columns
   int64_t num_k;
-  const std::byte* prefetch;  // `prefetch_step` bytes from here on for every word
-  int64_t prefetch_step;
-  bool resume;  // the chains go on from `sums`
+  Prefetch prefetch;  // for every word
+  bool resume;        // the chains go on from `sums`
 };
 
 template <int Rows, class W>
@@ -103,11 +112,10 @@ void run_tile(const Tile<typename W::X>& t) {
 
   const typename W::X* x = t.x;
   const uint32_t* word = t.word;
-  const std::byte* prefetch = t.prefetch;
+  Prefetch prefetch = t.prefetch;
   int64_t k = t.num_k;
-  for (; k >= W::kPerWord; k -= W::kPerWord, x += W::kXPerWord, word += kPanel, prefetch += t.prefetch_step) {
-    __builtin_prefetch(prefetch);
-    __builtin_prefetch(prefetch + t.prefetch_step / 2);
+  for (; k >= W::kPerWord; k -= W::kPerWord, x += W::kXPerWord, word += kPanel) {
+    prefetch.two();
     W::add_word(sum, x, t.x_stride, word);
   }
   if constexpr (W::kPerWord > W::kXPerWord) {

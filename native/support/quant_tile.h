@@ -1,9 +1,8 @@
-// The inner loops of support/quant_matmul.h: a few rows of 16-bit activations times the 32 columns of a quantised panel
-// (support/panel.h), or of a block of one that was widened to 16 bits beforehand.
+// The inner loops of support/quant_matmul.h: a few rows of 16-bit activations times 32 columns of a quantised panel
+// (support/panel.h).
 //
 // The dot product of a group is an integer, exact whatever the order and the instruction; groups are then added up in
-// order, one fused multiply-add with the group's scale each. So a packed and a widened panel, and any tile, give the
-// same bits.
+// order, one fused multiply-add with the group's scale each. So any tile gives the same bits.
 #pragma once
 
 #include <algorithm>
@@ -17,141 +16,115 @@ namespace openmoe::OPENMOE_ISA {
 
 #if OPENMOE_ISA_LEVEL >= 1
 
-inline constexpr int kQuantVectors = kPanel / kLanes;
-inline constexpr int kGroupPairs = kGroup / 2;
-// A tile's dot products and their sums are in registers together.
-inline constexpr int kQuantRows = OPENMOE_ISA_LEVEL >= 2 ? 8 : 2;
+// Two sums for each dot product are in registers, beside the weights: 6 x 2 vectors of 16, or 2 x 2 of 8.
+inline constexpr int kQuantRows = OPENMOE_ISA_LEVEL >= 2 ? 6 : 2, kQuantVectors = 2;
+inline constexpr int64_t kGroupWords = kGroup / 2;  // of x
 
-// Each of the types below says how 32 columns of a group are stored. pairs<P>() are the two 16-bit weights of pair P of
-// a word, in every lane; scale() and zero_point() belong to a column.
+// How 32 columns of a group are stored. bytes<P>() are the weights of quad P of a word, in every lane.
 struct Int8Group {
-  static constexpr DType kDType = DType::int8;
-  static constexpr bool kHasZero = false;
-  static constexpr int kPairs = 2;
-  static constexpr size_t kBytes = group_bytes(DType::int8), kScaleBytes = kPanel * sizeof(uint16_t);
+  static constexpr bool kHasZero = false;  // all columns have the same
+  static constexpr int kQuads = 1;
+  static constexpr size_t kBytes = group_bytes(DType::int8);
 
   template <int P>
-  static IntVec pairs(IntVec word) {
-    return P == 0 ? shift_right16_signed<8>(shift_left16<8>(word)) : shift_right16_signed<8>(word);
+  static IntVec bytes(IntVec word) {
+    return word;
   }
-  static Vec scale(const std::byte* scales, int column) {
-    return as_float(shift_left<16>(int_load(reinterpret_cast<const uint16_t*>(scales) + column)));
-  }
-  static Vec zero_point(const std::byte*, int) { return zero(); }
+  static Vec scale(const uint16_t* scales) { return as_float(shift_left<16>(int_load(scales))); }
 };
 
 struct Int4Group {
-  static constexpr DType kDType = DType::int4;
   static constexpr bool kHasZero = true;
-  static constexpr int kPairs = 4;
-  static constexpr size_t kBytes = group_bytes(DType::int4), kScaleBytes = kPanel * sizeof(uint16_t);
+  static constexpr int kQuads = 2;
+  static constexpr size_t kBytes = group_bytes(DType::int4);
 
   template <int P>
-  static IntVec pairs(IntVec word) {
-    if constexpr (P == 3) return shift_right16<12>(word);
-    const IntVec low = P == 0 ? word : shift_right16<P == 0 ? 1 : 4 * P>(word);
-    return bit_and(low, int_set1(0x000f000f));
+  static IntVec bytes(IntVec word) {
+    return bit_and(P == 0 ? word : shift_right16<4>(word), int_set1(0x0f0f0f0f));
   }
-  static Vec scale(const std::byte* scales, int column) {
-    const IntVec bits = int_load(reinterpret_cast<const uint16_t*>(scales) + column);
-    return as_float(shift_left<15>(bit_and(bits, int_set1(0xfff0))));
+  static Vec scale(const uint16_t* scales) {
+    return as_float(shift_left<15>(bit_and(int_load(scales), int_set1(0xfff0))));
   }
-  static Vec zero_point(const std::byte* scales, int column) {
-    return to_float(bit_and(int_load(reinterpret_cast<const uint16_t*>(scales) + column), int_set1(15)));
-  }
+  static Vec zero_point(const uint16_t* scales) { return to_float(bit_and(int_load(scales), int_set1(15))); }
 };
 
-// Widened: f32 scales, then the pairs themselves, less the zero point.
-struct WideGroup {
-  static constexpr bool kHasZero = false;
-  static constexpr int kPairs = 1;
-  static constexpr size_t kScaleBytes = kPanel * sizeof(float);
-  static constexpr size_t kBytes = kScaleBytes + kGroupPairs * kPanel * sizeof(uint32_t);
-
-  template <int P>
-  static IntVec pairs(IntVec word) {
-    return word;
-  }
-  static Vec scale(const std::byte* scales, int column) {
-    return load(reinterpret_cast<const float*>(scales) + column);
-  }
-  static Vec zero_point(const std::byte*, int) { return zero(); }
-};
-
-// Rows of x, rounded to 16 bits: pairs of neighbours in k, and what becomes of their dot products.
 struct QuantTile {
-  const uint32_t* x;
-  int64_t x_stride;        // words
-  const float* group_sum;  // [rows][sum_stride] of x, by group
+  const uint32_t* x;  // quads (support/simd_int.h)
+  int64_t x_stride;
+  const int32_t* group_sum;  // [rows][sum_stride] of x, by group
   int64_t sum_stride;
   const std::byte* group;
-  float* sums;  // rows of 32 columns
+  int column;
+  float* sums;  // rows of 32 columns, added to
   int64_t num_groups;
-  const std::byte* prefetch;  // `prefetch_step` bytes from here on for every word
-  int64_t prefetch_step;
-  bool resume;         // the chains go on from `sums`
-  const float* scale;  // of x, by row: null but after the last group
+  Prefetch prefetch;  // for every word
 };
 
+template <int Rows>
+using QuantSums = IntVec[Rows][kQuantVectors];
+
 template <int Rows, class Group, int P = 0>
-inline void add_word_products(IntVec (&sum)[Rows][kQuantVectors], const IntVec (&word)[kQuantVectors],
+inline void add_word_products(QuantSums<Rows>& even, QuantSums<Rows>& odd, const IntVec (&word)[kQuantVectors],
                               const uint32_t* x, int64_t x_stride) {
-  IntVec w[kQuantVectors];
+  IntVec bytes[kQuantVectors];
 #pragma GCC unroll 4
-  for (int v = 0; v < kQuantVectors; ++v) w[v] = Group::template pairs<P>(word[v]);
+  for (int v = 0; v < kQuantVectors; ++v) bytes[v] = Group::template bytes<P>(word[v]);
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
-    const IntVec xr = int_set1(x[r * x_stride + P]);
+    const IntVec x0 = int_set1(x[r * x_stride + 2 * P]), x1 = int_set1(x[r * x_stride + 2 * P + 1]);
 #pragma GCC unroll 4
-    for (int v = 0; v < kQuantVectors; ++v) sum[r][v] = add_pair_products(sum[r][v], w[v], xr);
+    for (int v = 0; v < kQuantVectors; ++v) add_quad(even[r][v], odd[r][v], bytes[v], x0, x1);
   }
-  if constexpr (P + 1 < Group::kPairs) add_word_products<Rows, Group, P + 1>(sum, word, x, x_stride);
+  if constexpr (P + 1 < Group::kQuads) add_word_products<Rows, Group, P + 1>(even, odd, word, x, x_stride);
+}
+
+template <int Rows, class Group>
+inline void add_group(const QuantSums<Rows>& even, const QuantSums<Rows>& odd, const uint16_t* scales,
+                      const int32_t* group_sum, int64_t sum_stride, float* sums) {
+#pragma GCC unroll 4
+  for (int v = 0; v < kQuantVectors; ++v) {
+    const Vec scale = Group::scale(scales + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      Vec product = to_float(quad_sum(even[r][v], odd[r][v]));
+      // All are integers below 2^24: still exact.
+      if constexpr (Group::kHasZero)
+        product =
+            fma(Group::zero_point(scales + v * kLanes), set1(-static_cast<float>(group_sum[r * sum_stride])), product);
+      float* to = sums + r * kPanel + v * kLanes;
+      store(to, fma(product, scale, load(to)));
+    }
+  }
 }
 
 template <int Rows, class Group>
 void run_quant_tile(const QuantTile& t) {
-  Vec total[Rows][kQuantVectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < kQuantVectors; ++v) total[r][v] = t.resume ? load(t.sums + r * kPanel + v * kLanes) : zero();
   const uint32_t* x = t.x;
-  const std::byte *group = t.group, *prefetch = t.prefetch;
+  const std::byte* group = t.group;
+  Prefetch prefetch = t.prefetch;
   for (int64_t g = 0; g < t.num_groups; ++g, group += Group::kBytes) {
-    IntVec dot[Rows][kQuantVectors];
+    QuantSums<Rows> even, odd;
+    const int32_t* group_sum = t.group_sum + g;
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < kQuantVectors; ++v) dot[r][v] = int_zero();
-    const auto* words = reinterpret_cast<const uint32_t*>(group + Group::kScaleBytes);
-    for (int i = 0; i < kGroupPairs / Group::kPairs; ++i, words += kPanel, x += Group::kPairs) {
+      for (int v = 0; v < kQuantVectors; ++v) {
+        even[r][v] = int_zero();
+        odd[r][v] = Group::kHasZero ? int_zero() : int_set1(-kInt8Zero * group_sum[r * t.sum_stride]);
+      }
+    prefetch.one();  // the scales
+    const auto* scales = reinterpret_cast<const uint16_t*>(group) + t.column;
+    const auto* words = reinterpret_cast<const uint32_t*>(group + kPanel * sizeof(uint16_t)) + t.column;
+    constexpr int kWords = kGroup / 4 / Group::kQuads;
+    for (int i = 0; i < kWords; ++i, words += kPanel, x += 2 * Group::kQuads) {
       IntVec word[kQuantVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kQuantVectors; ++v) word[v] = int_load(words + v * kLanes);
-      __builtin_prefetch(prefetch);
-      __builtin_prefetch(prefetch + t.prefetch_step / 2);
-      prefetch += t.prefetch_step;
-      add_word_products<Rows, Group>(dot, word, x, t.x_stride);
+      prefetch.two();
+      add_word_products<Rows, Group>(even, odd, word, x, t.x_stride);
     }
-#pragma GCC unroll 4
-    for (int v = 0; v < kQuantVectors; ++v) {
-      const Vec scale = Group::scale(group, v * kLanes), zero_point = Group::zero_point(group, v * kLanes);
-#pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) {
-        Vec product = to_float(dot[r][v]);
-        // Both are integers below 2^24, and so is their difference: still exact.
-        if constexpr (Group::kHasZero) product = fma(zero_point, set1(-t.group_sum[r * t.sum_stride + g]), product);
-        total[r][v] = fma(product, scale, total[r][v]);
-      }
-    }
+    add_group<Rows, Group>(even, odd, scales, group_sum, t.sum_stride, t.sums + t.column);
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < kQuantVectors; ++v) {
-      if (t.scale) total[r][v] = mul(total[r][v], set1(t.scale[r]));
-      store(t.sums + r * kPanel + v * kLanes, total[r][v]);
-    }
 }
 
 template <class Group, int Rows = kQuantRows>
@@ -160,33 +133,6 @@ void run_quant_tile_of(int64_t rows, const QuantTile& t) {
     if (rows < Rows) return run_quant_tile_of<Group, Rows - 1>(rows, t);
   }
   run_quant_tile<Rows, Group>(t);
-}
-
-template <class Group, int P = 0>
-inline void widen_word(IntVec word, IntVec zero_point, uint32_t* to) {
-  IntVec w = Group::template pairs<P>(word);
-  if constexpr (Group::kHasZero) w = sub16(w, zero_point);
-  int_store(to + P * kPanel, w);
-  if constexpr (P + 1 < Group::kPairs) widen_word<Group, P + 1>(word, zero_point, to);
-}
-
-// Groups of a packed panel as WideGroups.
-template <class Group>
-void widen_groups(const std::byte* from, int64_t num_groups, std::byte* to) {
-  for (int64_t g = 0; g < num_groups; ++g, from += Group::kBytes, to += WideGroup::kBytes) {
-    const auto* words = reinterpret_cast<const uint32_t*>(from + Group::kScaleBytes);
-    auto* pairs = reinterpret_cast<uint32_t*>(to + WideGroup::kScaleBytes);
-    for (int c = 0; c < kPanel; c += kLanes) {
-      store(reinterpret_cast<float*>(to) + c, Group::scale(from, c));
-      IntVec zero_point = int_zero();
-      if constexpr (Group::kHasZero) {
-        const IntVec z = bit_and(int_load(reinterpret_cast<const uint16_t*>(from) + c), int_set1(15));
-        zero_point = bit_or(z, shift_left<16>(z));
-      }
-      for (int i = 0; i < kGroupPairs / Group::kPairs; ++i)
-        widen_word<Group>(int_load(words + i * kPanel + c), zero_point, pairs + i * Group::kPairs * kPanel + c);
-    }
-  }
 }
 
 #endif

@@ -91,14 +91,14 @@ void quantise_int4(const GroupBlock& x, Quantised& to) {
 }
 
 void pack_words(DType dtype, const Quantised& from, int columns, uint32_t* words) {
-  const int per_word = dtype == DType::int8 ? 4 : 8, bits = 32 / per_word;
+  const int per_word = dtype == DType::int8 ? 4 : 8, bias = dtype == DType::int8 ? kInt8Zero : 0;
   for (int k = 0; k < kGroup; k += per_word, words += kPanel) {
     uint32_t packed[kPanel] = {};
     for (int i = 0; i < per_word; ++i) {
-      const int place = i / 2 + per_word / 2 * (i % 2);
+      const int shift = i < 4 ? 8 * i : 8 * (i - 4) + 4;
       for (int c = 0; c < kPanel; ++c) {
         const float q = from.q[k + i][c] == from.q[k + i][c] ? from.q[k + i][c] : 0.0f;
-        packed[c] |= (static_cast<uint32_t>(static_cast<int32_t>(q)) & ((1u << bits) - 1)) << bits * place;
+        packed[c] |= static_cast<uint32_t>(static_cast<int32_t>(q) + bias) << shift;
       }
     }
     std::memcpy(words, packed, columns * sizeof(uint32_t));

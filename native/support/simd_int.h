@@ -1,6 +1,6 @@
 // Integer vectors of the instruction set a kernel is compiled for, as wide as a Vec (support/simd.h): what products of
 // quantised weights need. The portable set has none: there quantised weights are widened to f32
-// (support/panel_quant.h).
+// (support/quant_matmul.h).
 #pragma once
 
 #include "support/simd.h"
@@ -13,45 +13,21 @@ using IntVec = __m512i;
 inline IntVec int_zero() { return _mm512_setzero_si512(); }
 inline IntVec int_set1(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
 inline IntVec int_load(const uint32_t* p) { return _mm512_loadu_si512(p); }
-inline void int_store(uint32_t* p, IntVec v) { _mm512_storeu_si512(p, v); }
 inline IntVec int_load(const uint16_t* p) {
   return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 inline IntVec bit_and(IntVec a, IntVec b) { return _mm512_and_si512(a, b); }
-inline IntVec bit_or(IntVec a, IntVec b) { return _mm512_or_si512(a, b); }
-inline IntVec sub16(IntVec a, IntVec b) { return _mm512_sub_epi16(a, b); }
+inline IntVec int_add(IntVec a, IntVec b) { return _mm512_add_epi32(a, b); }
 template <int N>
 inline IntVec shift_left(IntVec a) {
   return _mm512_slli_epi32(a, N);
 }
 template <int N>
-inline IntVec shift_left16(IntVec a) {
-  return _mm512_slli_epi16(a, N);
-}
-template <int N>
 inline IntVec shift_right16(IntVec a) {
   return _mm512_srli_epi16(a, N);
 }
-template <int N>
-inline IntVec shift_right16_signed(IntVec a) {
-  return _mm512_srai_epi16(a, N);
-}
 inline Vec to_float(IntVec a) { return _mm512_cvtepi32_ps(a); }
 inline Vec as_float(IntVec a) { return _mm512_castsi512_ps(a); }
-// sum + the dot product of the two 16-bit numbers of each lane.
-inline IntVec add_pair_products(IntVec sum, IntVec a, IntVec b) {
-#if OPENMOE_ISA_LEVEL >= 3
-  // Not the intrinsic: GCC 12 copies its sum to another register each time.
-  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-  return sum;
-#else
-  return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
-#endif
-}
-// Rounded to the nearest integer; |v| < 2^15.
-inline void store_int16(int16_t* p, Vec v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v)));
-}
 inline Vec abs(Vec v) { return _mm512_abs_ps(v); }
 
 #elif OPENMOE_ISA_LEVEL == 1
@@ -60,41 +36,73 @@ using IntVec = __m256i;
 inline IntVec int_zero() { return _mm256_setzero_si256(); }
 inline IntVec int_set1(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
 inline IntVec int_load(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-inline void int_store(uint32_t* p, IntVec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 inline IntVec int_load(const uint16_t* p) {
   return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 inline IntVec bit_and(IntVec a, IntVec b) { return _mm256_and_si256(a, b); }
-inline IntVec bit_or(IntVec a, IntVec b) { return _mm256_or_si256(a, b); }
-inline IntVec sub16(IntVec a, IntVec b) { return _mm256_sub_epi16(a, b); }
+inline IntVec int_add(IntVec a, IntVec b) { return _mm256_add_epi32(a, b); }
 template <int N>
 inline IntVec shift_left(IntVec a) {
   return _mm256_slli_epi32(a, N);
 }
 template <int N>
-inline IntVec shift_left16(IntVec a) {
-  return _mm256_slli_epi16(a, N);
-}
-template <int N>
 inline IntVec shift_right16(IntVec a) {
   return _mm256_srli_epi16(a, N);
 }
-template <int N>
-inline IntVec shift_right16_signed(IntVec a) {
-  return _mm256_srai_epi16(a, N);
-}
 inline Vec to_float(IntVec a) { return _mm256_cvtepi32_ps(a); }
 inline Vec as_float(IntVec a) { return _mm256_castsi256_ps(a); }
-inline IntVec add_pair_products(IntVec sum, IntVec a, IntVec b) {
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
-}
-inline void store_int16(int16_t* p, Vec v) {
-  const __m256i n = _mm256_cvtps_epi32(v);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                   _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1)));
-}
 inline Vec abs(Vec v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
 
+#endif
+
+#if OPENMOE_ISA_LEVEL >= 1
+
+// Four neighbouring 16-bit integers of x, made the other operand of products with four unsigned bytes: two words, each
+// of which has a sum of its own. store_quads() writes those of kLanes integers (|v| <= kMostInt16), add_quad()
+// multiplies and adds, quad_sum() is the dot product.
+inline constexpr float kMostInt16 = 127 * 256 + 127;
+
+#if OPENMOE_ISA_LEVEL >= 3  // 256 * high + low bytes, both signed
+
+inline void store_quads(uint32_t* p, Vec v) {
+  const __m512i x = _mm512_cvtps_epi32(v), high = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
+  const __m128i h = _mm512_cvtepi32_epi8(high), l = _mm512_cvtepi32_epi8(x);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi32(h, l));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 4), _mm_unpackhi_epi32(h, l));
+}
+inline void add_quad(IntVec& high, IntVec& low, IntVec bytes, IntVec x0, IntVec x1) {
+  // Not the intrinsic: GCC 12 copies its sum to another register each time.
+  asm("vpdpbusd %2, %1, %0" : "+v"(high) : "v"(bytes), "v"(x0));
+  asm("vpdpbusd %2, %1, %0" : "+v"(low) : "v"(bytes), "v"(x1));
+}
+inline IntVec quad_sum(IntVec high, IntVec low) { return int_add(shift_left<8>(high), low); }
+
+#else  // the first and third, the second and fourth
+
+inline void store_quads(uint32_t* p, Vec v) {
+#if OPENMOE_ISA_LEVEL == 2
+  const __m256i x = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(x, 0xd8), 0xd8));
+#else
+  const __m256i n = _mm256_cvtps_epi32(v);
+  const __m128i x = _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_shufflehi_epi16(_mm_shufflelo_epi16(x, 0xd8), 0xd8));
+#endif
+}
+inline IntVec pair_products(IntVec a, IntVec b) {
+#if OPENMOE_ISA_LEVEL == 2
+  return _mm512_madd_epi16(a, b);
+#else
+  return _mm256_madd_epi16(a, b);
+#endif
+}
+inline void add_quad(IntVec& even, IntVec& odd, IntVec bytes, IntVec x0, IntVec x1) {
+  even = int_add(even, pair_products(bit_and(bytes, int_set1(0x00ff00ff)), x0));
+  odd = int_add(odd, pair_products(shift_right16<8>(bytes), x1));
+}
+inline IntVec quad_sum(IntVec even, IntVec odd) { return int_add(even, odd); }
+
+#endif
 #endif
 
 }  // namespace openmoe::OPENMOE_ISA

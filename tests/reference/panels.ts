@@ -19,8 +19,7 @@ export function unpackPanels(
       const at = k % 32
       weights[row * cols + k] =
         dtype === 'int8'
-          ? bf16(scale) *
-            view.getInt8(group + 64 + Math.floor(at / 4) * 128 + 4 * lane + [0, 2, 1, 3][at % 4]!)
+          ? bf16(scale) * (view.getUint8(group + 64 + Math.floor(at / 4) * 128 + 4 * lane + (at % 4)) - 128)
           : int4Scale(scale) *
             (nibble(view, group + 64 + Math.floor(at / 8) * 128 + 4 * lane, at % 8) - (scale % 16))
     }
@@ -28,10 +27,9 @@ export function unpackPanels(
   return weights
 }
 
-/** k, k + 2, k + 4, k + 6, k + 1, k + 3, k + 5, k + 7 from the lowest nibble of a word up. */
+/** k to k + 3 in the low nibbles of a word's bytes, k + 4 to k + 7 in the high ones. */
 function nibble(view: DataView, word: number, i: number): number {
-  const place = (i >> 1) + 4 * (i % 2)
-  return (view.getUint8(word + (place >> 1)) >> (4 * (place % 2))) % 16
+  return (view.getUint8(word + (i % 4)) >> (i < 4 ? 0 : 4)) % 16
 }
 
 function bf16(bits: number): number {

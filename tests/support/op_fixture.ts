@@ -91,9 +91,9 @@ export function roundedRows(x: HostTensor, dtype: MatrixDtype, backend: Backend)
   for (let start = 0; start < out.length; start += width) {
     const row = Float32Array.from(x.data.subarray(start, start + width))
     const largest = row.reduce((most, value) => Math.max(most, abs(value)), 0)
-    const factor = fround(32767 / largest)
+    const factor = fround(32639 / largest)
     row.forEach((value, i) => {
-      out[start + i] = roundHalfEven(fround(value * factor)) * fround(largest / 32767)
+      out[start + i] = roundHalfEven(fround(value * factor)) * fround(largest / 32639)
     })
   }
   return out
