@@ -14,9 +14,10 @@
 
 namespace openmoe::OPENMOE_ISA {
 
-// Weights are worked on in blocks of k, each of which is fetched while the one before is in use: 8 KiB ahead where one
-// tile streams them, 64 KiB, which wait in L2, where several tiles pass by.
-inline constexpr int64_t kStreamWords = 64, kBlockWords = 512;
+// One or a few rows read a panel as a stream, which hardware fetches best alone. With more, arithmetic takes its time
+// and the stream pauses: then weights are worked on in blocks of k, and meanwhile the next block is fetched. Blocks
+// have 8 KiB where one tile passes by, 64 KiB, which wait in L2, where several do.
+inline constexpr int64_t kStreamRows = 4, kTileWords = 64, kBlockWords = 512;
 // Widening bf16 inside the largest tile needs more than 16 registers. There, tiles of two rows widen as they go, up to
 // kDirectRows; with more rows a block is widened once for all of them, to 16 KiB in L1.
 inline constexpr bool kWidenBlocks = OPENMOE_ISA_LEVEL < 2;
@@ -38,9 +39,8 @@ template <class W, int TileRows = kTileRows>
 void run_tiles(const PanelRows<typename W::X>& m) {
   const int64_t tiles = (m.rows + TileRows - 1) / TileRows, tile_rows = m.rows / tiles, longer = m.rows % tiles;
   const int64_t words = (m.num_k + W::kPerWord - 1) / W::kPerWord;
-  // Two tiles fetch half each.
-  const int64_t step = tiles == 1 ? kWordBytes / 2 : kWordBytes / 4;
   const Prefetch nothing{reinterpret_cast<const std::byte*>(m.word), 0};
+  const int64_t step = tiles == 1 ? kWordBytes / 2 : kWordBytes / 4;  // two tiles fetch half each
   for (int c = 0; c < kPanel; c += kTileVectors * kLanes) {
     Tile<typename W::X> t{.x = m.x,
                           .x_stride = m.x_stride,
@@ -73,8 +73,13 @@ inline void widen_words(const uint32_t* from, int64_t words, float* to) {
 template <class W>
 void run_panel(PanelRows<typename W::X> m) {
   constexpr bool kWiden = kWidenBlocks && std::is_same_v<W, Bf16Weights>;
-  const bool direct = m.rows <= (kWiden ? kDirectRows : kTileRows), wide = kWiden && !direct;
-  const int64_t end = m.num_k, block = wide ? kWideK : (direct ? kStreamWords : kBlockWords) * W::kPerWord;
+  if (m.rows <= kStreamRows && !kWiden) {
+    m.next = nullptr;
+    return run_tiles<W>(m);
+  }
+  const bool wide = kWiden && m.rows > kDirectRows;
+  const int64_t words = kWiden || m.rows <= kTileRows ? kTileWords : kBlockWords;
+  const int64_t end = m.num_k, block = wide ? kWideK : words * W::kPerWord;
   const std::byte* next_panel = m.next;
   for (int64_t k = 0; k == 0 || k < end; k += block) {
     const uint32_t* next_word = m.word + block / W::kPerWord * kPanel;

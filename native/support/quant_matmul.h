@@ -1,8 +1,8 @@
-// Products of rows with one int8 or int4 panel (support/panel.h). x is rounded to 16-bit integers with one scale a row:
-// its error is below that of bf16 whatever the row (at most in_features / (12 * 32639^2) of its power), and products
-// with weights of 4 or 8 bits are sums of integers. Instructions that multiply bytes take x as a high and a low byte.
+// Products of rows with one int8 or int4 panel (support/panel.h). x is rounded to 8-bit integers, with one scale for
+// the same 32 neighbours in k that share a scale in the weights: products are sums of integers then, four multiply-adds
+// a lane and instruction, and an outlier costs its group precision but not its row.
 //
-// The portable set widens weights to f32 instead: scale * q has at most 16 bits, so that is exact too.
+// The portable set widens weights to f32 instead: scale * q has at most 16 bits, so that is exact.
 #pragma once
 
 #include <algorithm>
@@ -19,55 +19,55 @@ namespace openmoe::OPENMOE_ISA {
 
 #if OPENMOE_ISA_LEVEL >= 1
 
-// A block of a panel (9 or 5 KiB) stays in L1 while the rows of an item pass by, and the next one is fetched.
+// A block of a panel (9 or 5 KiB) stays in L1 while tiles pass by, and the next one is fetched. One or a few rows read
+// the whole as a stream, which hardware fetches best alone.
 inline constexpr int64_t kBlockGroups = 8;
 
 struct QuantRows {
-  uint32_t* x;         // [rows][stride] quads (support/simd_int.h)
-  int32_t* group_sum;  // [rows][groups]
-  float* scale;        // [rows]
+  uint32_t* x;        // [rows][stride] quads (support/simd_int.h)
+  GroupScale* scale;  // [rows][groups]
   int64_t groups, stride;
 };
 
-// A row of x as 16-bit integers times a scale. Rows that hold NaN or infinity get scale NaN; rows too small for the
-// scale's reciprocal are zero.
-inline void quantise_row(const float* x, int64_t in_features, const QuantRows& to, int64_t row) {
-  Vec most = zero();
-  Vec poison = zero();  // 0 * x is NaN where x is not finite
-  for_vectors(in_features, [&](int64_t k, auto lanes) {
-    const Vec v = load(x + k, lanes);
-    most = max(abs(v), most);
-    poison = fma(v, zero(), poison);
-  });
-  const float largest = reduce_max(most), inverse = kMostInt16 / largest;
-  const bool usable = largest > 0 && std::isfinite(inverse);
-  to.scale[row] = largest / kMostInt16 + reduce_add(poison);
-  const Vec factor = set1(usable && !std::isnan(to.scale[row]) ? inverse : 0.0f);
-  for (int64_t g = 0; g < to.groups; ++g) {
-    const float* from = x + g * kGroup;
-    float padded[kGroup] = {};
-    if (const int64_t left = in_features - g * kGroup; left < kGroup)
-      from = static_cast<const float*>(std::memcpy(padded, from, left * sizeof(float)));
-    Vec sum = zero();  // exact: all are integers
-    for (int k = 0; k < kGroup; k += kLanes) {
-      const Vec rounded = round_even(mul(load(from + k), factor));
-      store_quads(to.x + row * to.stride + (g * kGroup + k) / 2, rounded);
-      sum = add(sum, rounded);
-    }
-    to.group_sum[row * to.groups + g] = static_cast<int32_t>(reduce_add(sum));
+// A group of x as integers in [-127, 127] times a scale. One that holds NaN or infinity gets scale NaN; one too small
+// for the scale's reciprocal is zero.
+inline GroupScale quantise_group(const float* x, int zero_point, uint32_t* quads) {
+  constexpr float kMost = 127;
+  Vec most = zero(), poison = zero();  // 0 * x is NaN where x is not finite
+  for (int k = 0; k < kGroup; k += kLanes) {
+    most = max(abs(load(x + k)), most);
+    poison = fma(load(x + k), zero(), poison);
   }
+  const float largest = reduce_max(most), inverse = kMost / largest;
+  const bool finite = !any_nan(poison), usable = finite && largest > 0 && std::isfinite(inverse);
+  const Vec factor = set1(usable ? inverse : 0.0f);
+  Vec sum = zero();  // exact: all are integers
+  for (int k = 0; k < kGroup; k += kLanes) {
+    const Vec rounded = round_even(mul(load(x + k), factor));
+    store_quads(quads + k / 4 * kQuadWords, rounded);
+    sum = add(sum, rounded);
+  }
+  return {finite ? largest / kMost : std::numeric_limits<float>::quiet_NaN(),
+          -zero_point * static_cast<int32_t>(reduce_add(sum))};
 }
 
 inline QuantRows quantise_rows(const Matmul& m, Cpu& cpu) {
   const int64_t groups = num_groups(m.in_features), stride = spread_stride(groups * kGroupWords);
-  auto* memory = cpu.shared_scratch<uint32_t>(m.num_rows * (stride + groups + 1));
+  const int zero_point = m.weight_dtype == DType::int8 ? kInt8Zero : 1;  // int4: of each column, in the tiles
+  auto* memory = cpu.shared_scratch<uint32_t>(m.num_rows * (stride + 2 * groups));
   const QuantRows rows{.x = memory,
-                       .group_sum = reinterpret_cast<int32_t*>(memory + m.num_rows * stride),
-                       .scale = reinterpret_cast<float*>(memory + m.num_rows * (stride + groups)),
+                       .scale = reinterpret_cast<GroupScale*>(memory + m.num_rows * stride),
                        .groups = groups,
                        .stride = stride};
-  cpu.parallel_for(m.num_rows, rows_per_chunk(m.in_features), [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) quantise_row(m.x + r * m.in_features, m.in_features, rows, r);
+  cpu.parallel_for(m.num_rows, rows_per_chunk(4 * m.in_features), [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r)
+      for (int64_t g = 0; g < groups; ++g) {
+        const float* x = m.x + r * m.in_features + g * kGroup;
+        float padded[kGroup] = {};
+        if (const int64_t left = m.in_features - g * kGroup; left < kGroup)
+          x = static_cast<const float*>(std::memcpy(padded, x, left * sizeof(float)));
+        rows.scale[r * groups + g] = quantise_group(x, zero_point, rows.x + r * stride + g * kGroupWords);
+      }
   });
   return rows;
 }
@@ -84,27 +84,25 @@ template <class Group>
 void run_quant_panel(const QuantRows& rows, const QuantPanel& p, float* sums) {
   std::fill_n(sums, p.num_rows * kPanel, 0.0f);
   const int64_t tiles = (p.num_rows + kQuantRows - 1) / kQuantRows;
-  for (int64_t g = 0; g < rows.groups; g += kBlockGroups) {
+  const bool stream = p.num_rows <= kStreamRows && kQuantVectors * kLanes == kPanel;
+  const int64_t block = stream ? rows.groups : kBlockGroups;
+  for (int64_t g = 0; g < rows.groups; g += block) {
     const std::byte* group = p.packed + g * Group::kBytes;
-    const std::byte* next = g + kBlockGroups < rows.groups ? group + kBlockGroups * Group::kBytes : p.next;
+    const std::byte* next = g + block < rows.groups ? group + block * Group::kBytes : p.next;
     for (int c = 0; c < kPanel; c += kQuantVectors * kLanes)
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t first = p.num_rows * i / tiles, end = p.num_rows * (i + 1) / tiles, row = p.first_row + first;
-        const bool fetches = next && i == 0 && c == 0;
+        const bool fetches = next && !stream && i == 0 && c == 0;
         run_quant_tile_of<Group>(end - first, {.x = rows.x + row * rows.stride + g * kGroupWords,
                                                .x_stride = rows.stride,
-                                               .group_sum = rows.group_sum + row * rows.groups + g,
-                                               .sum_stride = rows.groups,
+                                               .scale = rows.scale + row * rows.groups + g,
+                                               .scale_stride = rows.groups,
                                                .group = group,
                                                .column = c,
                                                .sums = sums + first * kPanel,
-                                               .num_groups = std::min(kBlockGroups, rows.groups - g),
+                                               .num_groups = std::min(block, rows.groups - g),
                                                .prefetch = fetches ? Prefetch{next, 64} : Prefetch{group, 0}});
       }
-  }
-  for (int64_t r = 0; r < p.num_rows; ++r) {
-    const Vec scale = set1(rows.scale[p.first_row + r]);
-    for (int c = 0; c < kPanel; c += kLanes) store(sums + r * kPanel + c, mul(load(sums + r * kPanel + c), scale));
   }
 }
 

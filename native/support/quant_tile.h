@@ -1,8 +1,8 @@
-// The inner loops of support/quant_matmul.h: a few rows of 16-bit activations times 32 columns of a quantised panel
+// The inner loops of support/quant_matmul.h: a few rows of 8-bit activations times 32 columns of a quantised panel
 // (support/panel.h).
 //
 // The dot product of a group is an integer, exact whatever the order and the instruction; groups are then added up in
-// order, one fused multiply-add with the group's scale each. So any tile gives the same bits.
+// order, one fused multiply-add with both scales each. So any tile gives the same bits.
 #pragma once
 
 #include <algorithm>
@@ -16,13 +16,13 @@ namespace openmoe::OPENMOE_ISA {
 
 #if OPENMOE_ISA_LEVEL >= 1
 
-// Two sums for each dot product are in registers, beside the weights: 6 x 2 vectors of 16, or 2 x 2 of 8.
-inline constexpr int kQuantRows = OPENMOE_ISA_LEVEL >= 2 ? 6 : 2, kQuantVectors = 2;
-inline constexpr int64_t kGroupWords = kGroup / 2;  // of x
+// The dot products of a tile are in registers, beside the weights: 12 x 2 vectors of 16, or 4 x 2 of 8.
+inline constexpr int kQuantRows = OPENMOE_ISA_LEVEL >= 2 ? 12 : 4, kQuantVectors = 2;
+inline constexpr int64_t kGroupWords = kGroup / 4 * kQuadWords;  // of x
 
-// How 32 columns of a group are stored. bytes<P>() are the weights of quad P of a word, in every lane.
+// How 32 columns of a group are stored. bytes<P>() are the weights of quad P of a word, in every lane;
+// first_sum() is what their zero points take away from a dot product.
 struct Int8Group {
-  static constexpr bool kHasZero = false;  // all columns have the same
   static constexpr int kQuads = 1;
   static constexpr size_t kBytes = group_bytes(DType::int8);
 
@@ -31,10 +31,10 @@ struct Int8Group {
     return word;
   }
   static Vec scale(const uint16_t* scales) { return as_float(shift_left<16>(int_load(scales))); }
+  static IntVec first_sum(const uint16_t*, int32_t offset) { return int_set1(static_cast<uint32_t>(offset)); }
 };
 
 struct Int4Group {
-  static constexpr bool kHasZero = true;
   static constexpr int kQuads = 2;
   static constexpr size_t kBytes = group_bytes(DType::int4);
 
@@ -45,14 +45,22 @@ struct Int4Group {
   static Vec scale(const uint16_t* scales) {
     return as_float(shift_left<15>(bit_and(int_load(scales), int_set1(0xfff0))));
   }
-  static Vec zero_point(const uint16_t* scales) { return to_float(bit_and(int_load(scales), int_set1(15))); }
+  static IntVec first_sum(const uint16_t* scales, int32_t offset) {  // both in the lower half of a lane
+    return pair_products(bit_and(int_load(scales), int_set1(15)), int_set1(static_cast<uint32_t>(offset)));
+  }
+};
+
+// Of a group of a row of x.
+struct GroupScale {
+  float scale;
+  int32_t offset;  // the sum of its integers times -128 (int8), or times -1, within 16 bits (int4)
 };
 
 struct QuantTile {
   const uint32_t* x;  // quads (support/simd_int.h)
   int64_t x_stride;
-  const int32_t* group_sum;  // [rows][sum_stride] of x, by group
-  int64_t sum_stride;
+  const GroupScale* scale;  // [rows][scale_stride] by group
+  int64_t scale_stride;
   const std::byte* group;
   int column;
   float* sums;  // rows of 32 columns, added to
@@ -64,37 +72,15 @@ template <int Rows>
 using QuantSums = IntVec[Rows][kQuantVectors];
 
 template <int Rows, class Group, int P = 0>
-inline void add_word_products(QuantSums<Rows>& even, QuantSums<Rows>& odd, const IntVec (&word)[kQuantVectors],
-                              const uint32_t* x, int64_t x_stride) {
+inline void add_word(QuantSums<Rows>& sum, const uint32_t* word, const uint32_t* x, int64_t x_stride) {
   IntVec bytes[kQuantVectors];
 #pragma GCC unroll 4
-  for (int v = 0; v < kQuantVectors; ++v) bytes[v] = Group::template bytes<P>(word[v]);
+  for (int v = 0; v < kQuantVectors; ++v) bytes[v] = Group::template bytes<P>(int_load(word + v * kLanes));
 #pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) {
-    const IntVec x0 = int_set1(x[r * x_stride + 2 * P]), x1 = int_set1(x[r * x_stride + 2 * P + 1]);
+  for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < kQuantVectors; ++v) add_quad(even[r][v], odd[r][v], bytes[v], x0, x1);
-  }
-  if constexpr (P + 1 < Group::kQuads) add_word_products<Rows, Group, P + 1>(even, odd, word, x, x_stride);
-}
-
-template <int Rows, class Group>
-inline void add_group(const QuantSums<Rows>& even, const QuantSums<Rows>& odd, const uint16_t* scales,
-                      const int32_t* group_sum, int64_t sum_stride, float* sums) {
-#pragma GCC unroll 4
-  for (int v = 0; v < kQuantVectors; ++v) {
-    const Vec scale = Group::scale(scales + v * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      Vec product = to_float(quad_sum(even[r][v], odd[r][v]));
-      // All are integers below 2^24: still exact.
-      if constexpr (Group::kHasZero)
-        product =
-            fma(Group::zero_point(scales + v * kLanes), set1(-static_cast<float>(group_sum[r * sum_stride])), product);
-      float* to = sums + r * kPanel + v * kLanes;
-      store(to, fma(product, scale, load(to)));
-    }
-  }
+    for (int v = 0; v < kQuantVectors; ++v) add_quad(sum[r][v], bytes[v], x + r * x_stride);
+  if constexpr (P + 1 < Group::kQuads) add_word<Rows, Group, P + 1>(sum, word, x + kQuadWords, x_stride);
 }
 
 template <int Rows, class Group>
@@ -103,27 +89,30 @@ void run_quant_tile(const QuantTile& t) {
   const std::byte* group = t.group;
   Prefetch prefetch = t.prefetch;
   for (int64_t g = 0; g < t.num_groups; ++g, group += Group::kBytes) {
-    QuantSums<Rows> even, odd;
-    const int32_t* group_sum = t.group_sum + g;
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < kQuantVectors; ++v) {
-        even[r][v] = int_zero();
-        odd[r][v] = Group::kHasZero ? int_zero() : int_set1(-kInt8Zero * group_sum[r * t.sum_stride]);
-      }
-    prefetch.one();  // the scales
     const auto* scales = reinterpret_cast<const uint16_t*>(group) + t.column;
-    const auto* words = reinterpret_cast<const uint32_t*>(group + kPanel * sizeof(uint16_t)) + t.column;
-    constexpr int kWords = kGroup / 4 / Group::kQuads;
-    for (int i = 0; i < kWords; ++i, words += kPanel, x += 2 * Group::kQuads) {
-      IntVec word[kQuantVectors];
+    const auto* word = reinterpret_cast<const uint32_t*>(group + kPanel * sizeof(uint16_t)) + t.column;
+    const GroupScale* x_scale = t.scale + g;
+    prefetch.one();  // the scales
+    QuantSums<Rows> sum;
 #pragma GCC unroll 4
-      for (int v = 0; v < kQuantVectors; ++v) word[v] = int_load(words + v * kLanes);
+    for (int v = 0; v < kQuantVectors; ++v)
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r)
+        sum[r][v] = Group::first_sum(scales + v * kLanes, x_scale[r * t.scale_stride].offset);
+    for (int k = 0; k < kGroup; k += 4 * Group::kQuads, word += kPanel, x += Group::kQuads * kQuadWords) {
       prefetch.two();
-      add_word_products<Rows, Group>(even, odd, word, x, t.x_stride);
+      add_word<Rows, Group>(sum, word, x, t.x_stride);
     }
-    add_group<Rows, Group>(even, odd, scales, group_sum, t.sum_stride, t.sums + t.column);
+#pragma GCC unroll 4
+    for (int v = 0; v < kQuantVectors; ++v) {
+      const Vec scale = Group::scale(scales + v * kLanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) {
+        float* to = t.sums + t.column + r * kPanel + v * kLanes;
+        const Vec both = mul(scale, set1(x_scale[r * t.scale_stride].scale));
+        store(to, fma(to_float(sum[r][v]), both, load(to)));
+      }
+    }
   }
 }
 

@@ -57,28 +57,24 @@ inline Vec abs(Vec v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
 
 #if OPENMOE_ISA_LEVEL >= 1
 
-// Four neighbouring 16-bit integers of x, made the other operand of products with four unsigned bytes: two words, each
-// of which has a sum of its own. store_quads() writes those of kLanes integers (|v| <= kMostInt16), add_quad()
-// multiplies and adds, quad_sum() is the dot product.
-inline constexpr float kMostInt16 = 127 * 256 + 127;
+// Four neighbouring integers of x (|v| <= 127), made the other operand of products with four unsigned bytes.
+// store_quads() writes those of kLanes integers, kQuadWords words each; add_quad() adds a dot product to a sum.
 
-#if OPENMOE_ISA_LEVEL >= 3  // 256 * high + low bytes, both signed
+#if OPENMOE_ISA_LEVEL >= 3
 
+inline constexpr int kQuadWords = 1;
 inline void store_quads(uint32_t* p, Vec v) {
-  const __m512i x = _mm512_cvtps_epi32(v), high = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
-  const __m128i h = _mm512_cvtepi32_epi8(high), l = _mm512_cvtepi32_epi8(x);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi32(h, l));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 4), _mm_unpackhi_epi32(h, l));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
-inline void add_quad(IntVec& high, IntVec& low, IntVec bytes, IntVec x0, IntVec x1) {
+inline void add_quad(IntVec& sum, IntVec bytes, const uint32_t* x) {
   // Not the intrinsic: GCC 12 copies its sum to another register each time.
-  asm("vpdpbusd %2, %1, %0" : "+v"(high) : "v"(bytes), "v"(x0));
-  asm("vpdpbusd %2, %1, %0" : "+v"(low) : "v"(bytes), "v"(x1));
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(int_set1(x[0])));
 }
-inline IntVec quad_sum(IntVec high, IntVec low) { return int_add(shift_left<8>(high), low); }
+inline IntVec pair_products(IntVec a, IntVec b) { return _mm512_madd_epi16(a, b); }
 
-#else  // the first and third, the second and fourth
+#else  // 16 bits each: the first and third in one word, the second and fourth in the other
 
+inline constexpr int kQuadWords = 2;
 inline void store_quads(uint32_t* p, Vec v) {
 #if OPENMOE_ISA_LEVEL == 2
   const __m256i x = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v));
@@ -96,11 +92,10 @@ inline IntVec pair_products(IntVec a, IntVec b) {
   return _mm256_madd_epi16(a, b);
 #endif
 }
-inline void add_quad(IntVec& even, IntVec& odd, IntVec bytes, IntVec x0, IntVec x1) {
-  even = int_add(even, pair_products(bit_and(bytes, int_set1(0x00ff00ff)), x0));
-  odd = int_add(odd, pair_products(shift_right16<8>(bytes), x1));
+inline void add_quad(IntVec& sum, IntVec bytes, const uint32_t* x) {
+  const IntVec even = pair_products(bit_and(bytes, int_set1(0x00ff00ff)), int_set1(x[0]));
+  sum = int_add(sum, int_add(even, pair_products(shift_right16<8>(bytes), int_set1(x[1]))));
 }
-inline IntVec quad_sum(IntVec even, IntVec odd) { return int_add(even, odd); }
 
 #endif
 #endif
