@@ -1,19 +1,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <mutex>
-#include <new>
 #include <set>
 
 #if defined(__linux__)
 #include <sched.h>
-#include <sys/mman.h>
 #endif
 
 #include "device/cpu.h"
+#include "device/cpu_memory.h"
 #include "device/device.h"
 #include "program/program.h"
 #include "support/bf16.h"
@@ -24,45 +21,6 @@
 namespace openmoe {
 
 namespace {
-
-// Pages come zeroed from the system and, where allowed, in 2 MiB units: a decode step walks gigabytes of weights.
-class CpuBuffer : public Buffer {
- public:
-  explicit CpuBuffer(size_t bytes) : bytes_(bytes), mapped_(std::max<size_t>(bytes, 1)) {
-#if defined(__linux__)
-    void* p = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED)
-      p = nullptr;
-    else if (mapped_ >= (size_t{4} << 20))
-      madvise(p, mapped_, MADV_HUGEPAGE);
-#else
-    mapped_ = (mapped_ + 63) / 64 * 64;
-    void* p = std::aligned_alloc(64, mapped_);
-    if (p) std::memset(p, 0, mapped_);
-#endif
-    if (!p) {
-      char text[160];
-      std::snprintf(text, sizeof text,
-                    "%.2f GiB could not be allocated on cpu. Free memory, or load a smaller model or dtype.",
-                    static_cast<double>(bytes) / (1 << 30));
-      throw Error("OUT_OF_MEMORY", text);
-    }
-    data_ = p;
-  }
-  ~CpuBuffer() override {
-#if defined(__linux__)
-    munmap(data_, mapped_);
-#else
-    std::free(data_);
-#endif
-  }
-  void* data() const override { return data_; }
-  size_t bytes() const override { return bytes_; }
-
- private:
-  void* data_;
-  size_t bytes_, mapped_;
-};
 
 Isa best_isa() {
 #if defined(OPENMOE_X86_KERNELS)
@@ -119,7 +77,7 @@ class CpuDevice : public Device {
  public:
   CpuDevice(Isa isa, int num_threads) : isa_(isa), cpu_(num_threads) {}
 
-  std::shared_ptr<Buffer> allocate(size_t bytes) override { return std::make_shared<CpuBuffer>(bytes); }
+  std::shared_ptr<Buffer> allocate(size_t bytes) override { return memory_.allocate(bytes); }
   void write(Buffer& to, size_t offset, const void* from, size_t bytes) override {
     std::memcpy(static_cast<std::byte*>(to.data()) + offset, from, bytes);
   }
@@ -198,6 +156,7 @@ class CpuDevice : public Device {
 
   Isa isa_;
   Cpu cpu_;
+  CpuMemory memory_;
   std::shared_ptr<Buffer> arena_;
 };
 

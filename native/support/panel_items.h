@@ -53,7 +53,7 @@ inline std::vector<Item> cut_items(const std::vector<RowGroup>& groups, int64_t 
     const int64_t parts = (g.num_rows + kItemRows - 1) / kItemRows;
     for (int64_t first = 0; first < units;) {
       const int64_t bytes =
-          g.num_rows > kFewRows ? kMinItemBytes : std::clamp(left / (4 * num_threads), kMinItemBytes, kMaxItemBytes);
+          g.num_rows > kFewRows ? kMinItemBytes : std::clamp(left / (2 * num_threads), kMinItemBytes, kMaxItemBytes);
       const int64_t end = std::min(units, first + std::max<int64_t>(1, bytes / std::max<int64_t>(unit_bytes, 1)));
       // Neighbouring items share units, which are then warm in the caches.
       for (int64_t part = 0; part < parts; ++part) {

@@ -1,0 +1,96 @@
+#include "device/cpu_memory.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "support/error.h"
+
+namespace openmoe {
+
+namespace {
+
+constexpr size_t kLargePage = size_t{2} << 20;
+constexpr size_t kSlabBytes = 16 * kLargePage;
+// Smaller buffers come and go and need no large pages; larger ones have their own.
+constexpr size_t kLeastShared = size_t{64} << 10, kMostShared = 2 * kLargePage;
+
+constexpr size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+[[noreturn]] void fail(size_t bytes) {
+  char text[160];
+  std::snprintf(text, sizeof text,
+                "%.2f GiB could not be allocated on cpu. Free memory, or load a smaller model or dtype.",
+                static_cast<double>(bytes) / (1 << 30));
+  throw Error("OUT_OF_MEMORY", text);
+}
+
+}  // namespace
+
+class CpuMemory::Pages : public Buffer {
+ public:
+  explicit Pages(size_t bytes) : bytes_(bytes) {
+#if defined(__linux__)
+    // Pages come zeroed from the system. Large ones begin at multiples of their size, which mmap does not promise.
+    const bool large = bytes >= kLargePage;
+    mapped_ = std::max<size_t>(bytes, 1) + (large ? kLargePage : 0);
+    mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping_ == MAP_FAILED) fail(bytes);
+    const auto address = reinterpret_cast<uintptr_t>(mapping_);
+    data_ = reinterpret_cast<void*>(large ? round_up(address, kLargePage) : address);
+    if (large) madvise(data_, bytes, MADV_HUGEPAGE);
+#else
+    mapped_ = round_up(std::max<size_t>(bytes, 1), 64);
+    mapping_ = data_ = std::aligned_alloc(64, mapped_);
+    if (!data_) fail(bytes);
+    std::memset(data_, 0, mapped_);
+#endif
+  }
+  ~Pages() override {
+#if defined(__linux__)
+    munmap(mapping_, mapped_);
+#else
+    std::free(mapping_);
+#endif
+  }
+  void* data() const override { return data_; }
+  size_t bytes() const override { return bytes_; }
+
+ private:
+  void* mapping_;
+  void* data_;
+  size_t bytes_, mapped_;
+};
+
+class CpuMemory::Part : public Buffer {
+ public:
+  Part(std::shared_ptr<Pages> slab, size_t offset, size_t bytes)
+      : slab_(std::move(slab)), data_(static_cast<std::byte*>(slab_->data()) + offset), bytes_(bytes) {}
+  void* data() const override { return data_; }
+  size_t bytes() const override { return bytes_; }
+
+ private:
+  std::shared_ptr<Pages> slab_;
+  std::byte* data_;
+  size_t bytes_;
+};
+
+std::shared_ptr<Buffer> CpuMemory::allocate(size_t bytes) {
+  if (bytes < kLeastShared || bytes > kMostShared) return std::make_shared<Pages>(bytes);
+  std::lock_guard lock(mutex_);
+  if (!slab_ || slab_->bytes() - slab_used_ < bytes) {
+    slab_ = std::make_shared<Pages>(kSlabBytes);
+    slab_used_ = 0;
+  }
+  const size_t offset = slab_used_;
+  slab_used_ = std::min(kSlabBytes, round_up(offset + bytes, 4096));
+  return std::make_shared<Part>(slab_, offset, bytes);
+}
+
+}  // namespace openmoe
