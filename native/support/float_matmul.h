@@ -16,12 +16,13 @@ namespace openmoe::OPENMOE_ISA {
 
 // One or a few rows read a panel as a stream, which hardware fetches best alone. With more, arithmetic takes its time
 // and the stream pauses: then weights are worked on in blocks of k, and meanwhile the next block is fetched. Blocks
-// have 8 KiB where one tile passes by, 64 KiB, which wait in L2, where several do.
-inline constexpr int64_t kStreamRows = 4, kTileWords = 64, kBlockWords = 512;
+// have 8 KiB where one tile passes by; where several do, 64 KiB, which wait in L2, or 16 KiB in L1 where tiles are
+// small and come back to them often.
+inline constexpr int64_t kStreamRows = 4, kTileWords = 64, kBlockWords = OPENMOE_ISA_LEVEL >= 2 ? 512 : 128;
 // Widening bf16 inside the largest tile needs more than 16 registers. There, tiles of two rows widen as they go, up to
 // kDirectRows; with more rows a block is widened once for all of them, to 16 KiB in L1.
 inline constexpr bool kWidenBlocks = OPENMOE_ISA_LEVEL < 2;
-inline constexpr int64_t kDirectRows = 8, kWideK = 128;
+inline constexpr int64_t kDirectRows = OPENMOE_ISA_LEVEL == 1 ? 8 : 3, kWideK = 128;
 
 // Rows of x times one panel, or its next `num_k`.
 template <class X>

@@ -10,12 +10,15 @@
 
 namespace openmoe::OPENMOE_ISA {
 
-// A tile is up to kTileRows x kTileVectors accumulators: 12 x 2 vectors of 16, 3 x 4 of 8 or 4. Enough independent
-// chains to hide the latency of a multiply-add, and few enough to stay in registers with their operands.
+// A tile is up to kTileRows x kTileVectors accumulators: 12 x 2 vectors of 16, 3 x 4 of 8, 2 x 4 of 4. Enough
+// independent chains to hide the latency of a multiply-add, and few enough to stay in registers with their operands.
+// Narrow vectors are limited by the instructions a cycle: there the loop itself counts.
 #if OPENMOE_ISA_LEVEL >= 2
-inline constexpr int kTileRows = 12, kTileVectors = 2;
+inline constexpr int kTileRows = 12, kTileVectors = 2, kUnroll = 1;
+#elif OPENMOE_ISA_LEVEL == 1
+inline constexpr int kTileRows = 3, kTileVectors = 4, kUnroll = 1;
 #else
-inline constexpr int kTileRows = 3, kTileVectors = 4;
+inline constexpr int kTileRows = 2, kTileVectors = 4, kUnroll = 4;
 #endif
 
 // Both layouts are [words of k][32 columns] of 32-bit words: one f32, or two bf16 neighbours in k. The types below say
@@ -78,7 +81,7 @@ struct Bf16Weights {
   }
 };
 
-// What to fetch into L2 meanwhile, two times `step` bytes at a time: two cache lines, one, or (0) the same again.
+// What to fetch into L2 meanwhile, two times `step` bytes at a time: two cache lines, one, or (0) nothing.
 struct Prefetch {
   const std::byte* from;
   int64_t step;
@@ -87,7 +90,9 @@ struct Prefetch {
     __builtin_prefetch(from, 0, 2);
     from += step;
   }
-  void two() { one(), one(); }
+  void two() {
+    if (step > 0) one(), one();
+  }
 };
 
 // One tile over one block of k.
@@ -114,6 +119,7 @@ void run_tile(const Tile<typename W::X>& t) {
   const uint32_t* word = t.word;
   Prefetch prefetch = t.prefetch;
   int64_t k = t.num_k;
+#pragma GCC unroll kUnroll
   for (; k >= W::kPerWord; k -= W::kPerWord, x += W::kXPerWord, word += kPanel) {
     prefetch.two();
     W::add_word(sum, x, t.x_stride, word);
