@@ -22,7 +22,7 @@ export function describeMachine(threads: number, isa: string | undefined): Machi
   const cpu = devices()[0]!
   return {
     cpu: cpu.description,
-    isa: isa ?? cpu.isas.at(-1) ?? 'portable',
+    isa: isa ?? process.env.OPENMOE_ISA ?? cpu.isas.at(-1) ?? 'portable',
     threads,
     cpus: availableParallelism(),
     memoryBytes: totalmem(),

@@ -1,6 +1,5 @@
 // The roofs of this machine, measured in the run they are compared with (native/support/roofline.cpp).
 import type { Device } from '#lib/device'
-import { devices } from '#lib/device'
 import type { WeightDtype } from '#lib/model/weights'
 import { callNative, native } from '#lib/native'
 import { measureDeviceRoofs } from './device_roofline.ts'
@@ -33,16 +32,22 @@ export interface RoofSet {
 }
 
 interface RooflineModule {
-  measureRoof(kind: RoofKind, threads: number, seconds: number): Promise<Roof>
+  measureRoof(kind: RoofKind, threads: number, seconds: number, isa: string): Promise<Roof>
 }
 
-function measureCpuRoof(kind: RoofKind, threads: number, seconds: number): Promise<Roof> {
-  return callNative(() => (native as unknown as RooflineModule).measureRoof(kind, threads, seconds))
+function measureCpuRoof(
+  kind: RoofKind,
+  { threads, isa = 'portable' }: RoofOptions,
+  seconds: number,
+): Promise<Roof> {
+  return callNative(() => (native as unknown as RooflineModule).measureRoof(kind, threads, seconds, isa))
 }
 
 /** How a measurement of roofs is made. */
 export interface RoofOptions {
   threads: number
+  /** Of the CPU backend: whose arithmetic the peaks are. Bandwidths are the same for all. */
+  isa?: string
   seconds: number
   /** On small data where that is a choice: to see that it runs. */
   quick: boolean
@@ -50,22 +55,22 @@ export interface RoofOptions {
 
 /** All roofs of a device; those of the CPU for a number of threads. */
 export async function measureRoofs(device: Device, options: RoofOptions): Promise<RoofSet> {
-  const { threads, seconds, quick } = options
+  const { threads, isa, seconds, quick } = options
   if (!isCpu(device)) return measureDeviceRoofs(device, seconds, quick)
-  const read = await measureCpuRoof('read', threads, seconds)
-  const copy = await measureCpuRoof('copy', threads, seconds / 2)
-  const f32 = await measureCpuRoof('f32', threads, seconds / 2)
-  const hasBf16 = devices()[0]?.isas.includes('avx512_bf16')
-  const bf16 = hasBf16
-    ? await measureCpuRoof('bf16', threads, seconds / 2)
-    : { ...f32, instructions: `${f32.instructions}, bf16 widened to f32` }
-  const int8 = await measureCpuRoof('int8', threads, seconds / 2)
+  const read = await measureCpuRoof('read', options, seconds)
+  const copy = await measureCpuRoof('copy', options, seconds / 2)
+  const f32 = await measureCpuRoof('f32', options, seconds / 2)
+  const bf16 =
+    isa === 'avx512_bf16'
+      ? await measureCpuRoof('bf16', options, seconds / 2)
+      : { ...f32, instructions: `${f32.instructions}, bf16 widened to f32` }
+  const int8 = await measureCpuRoof('int8', options, seconds / 2)
   return { threads, read, copy, f32, bf16, int8 }
 }
 
 /** The bandwidth alone: it drifts with the neighbours of a virtual machine. */
 export async function measureReadRoof(device: Device, options: RoofOptions): Promise<Roof> {
-  if (isCpu(device)) return measureCpuRoof('read', options.threads, options.seconds)
+  if (isCpu(device)) return measureCpuRoof('read', options, options.seconds)
   return (await measureDeviceRoofs(device, options.seconds, options.quick)).read
 }
 

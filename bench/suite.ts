@@ -92,7 +92,12 @@ export class Suite {
     const seconds = quick ? 0.3 : 1.5
     for (const count of new Set([1, this.threads])) {
       this.progress.step(`roofs, ${count} thread${count === 1 ? '' : 's'}`)
-      const set = await measureRoofs(this.device, { threads: count, seconds, quick })
+      const set = await measureRoofs(this.device, {
+        threads: count,
+        isa: this.report.machine.isa,
+        seconds,
+        quick,
+      })
       this.report.roofs.push(set)
       this.roofs = set
       this.progress.print(roofLines(set))
@@ -206,7 +211,12 @@ export class Suite {
     if (performance.now() < this.measuredAt + maxAgeMs) return
     const { threads, options } = this
     const { quick } = options
-    const read = await measureReadRoof(this.device, { threads, seconds: quick ? 0.2 : 0.6, quick })
+    const read = await measureReadRoof(this.device, {
+      threads,
+      isa: this.report.machine.isa,
+      seconds: quick ? 0.2 : 0.6,
+      quick,
+    })
     this.report.readDrift.push({ when, bytesPerSecond: read.median })
     this.roofs = { ...this.roofs, read }
     this.measuredAt = performance.now()

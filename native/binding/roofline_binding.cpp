@@ -15,13 +15,18 @@ constexpr const char* kKinds[] = {"read", "copy", "f32", "bf16", "int8"};  // in
 // On a thread of libuv: it belongs to no device, and its own threads do the work.
 class RoofWorker : public Napi::AsyncWorker {
  public:
-  RoofWorker(Napi::Env env, RoofKind kind, int threads, double seconds)
-      : AsyncWorker(env, "openmoe.measureRoof"), kind_(kind), threads_(threads), seconds_(seconds), deferred_(env) {}
+  RoofWorker(Napi::Env env, RoofKind kind, int threads, double seconds, std::string isa)
+      : AsyncWorker(env, "openmoe.measureRoof"),
+        kind_(kind),
+        threads_(threads),
+        seconds_(seconds),
+        isa_(std::move(isa)),
+        deferred_(env) {}
 
   Napi::Promise promise() const { return deferred_.Promise(); }
 
  protected:
-  void Execute() override { roof_ = measure_roof(kind_, threads_, seconds_); }
+  void Execute() override { roof_ = measure_roof(kind_, threads_, seconds_, isa_); }
   void OnOK() override {
     Napi::Object result = Napi::Object::New(Env());
     result.Set("median", roof_.median);
@@ -37,11 +42,12 @@ class RoofWorker : public Napi::AsyncWorker {
   RoofKind kind_;
   int threads_;
   double seconds_;
+  std::string isa_;
   Napi::Promise::Deferred deferred_;
   Roof roof_{};
 };
 
-// measureRoof(kind, threads, seconds) -> Promise<{ median, best, cleanSlices, slices, instructions }>
+// measureRoof(kind, threads, seconds, isa) -> Promise<{ median, best, cleanSlices, slices, instructions }>
 Napi::Value measure(const Napi::CallbackInfo& info) {
   const std::string kind = info[0].ToString();
   const int threads = info[1].ToNumber().Int32Value();
@@ -52,7 +58,8 @@ Napi::Value measure(const Napi::CallbackInfo& info) {
     throw to_js_error(info.Env(), Error("INVALID_ARG",
                                         "measureRoof: expected read, copy, f32, bf16 or int8, 1 to 1024 "
                                         "threads and up to 60 seconds"));
-  auto* worker = new RoofWorker(info.Env(), static_cast<RoofKind>(index), threads, seconds);  // deletes itself
+  auto* worker =
+      new RoofWorker(info.Env(), static_cast<RoofKind>(index), threads, seconds, info[3].ToString());  // deletes itself
   const Napi::Promise promise = worker->promise();
   worker->Queue();
   return promise;

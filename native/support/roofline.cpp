@@ -182,8 +182,8 @@ Roof measure(Team& team, double seconds, double amount, const char* instructions
 
 }  // namespace
 
-Roof measure_roof(RoofKind kind, int num_threads, double seconds) {
-  const Kernels k = best_kernels();
+Roof measure_roof(RoofKind kind, int num_threads, double seconds, std::string_view isa) {
+  const Kernels k = kernels_of(isa);
   Team team(num_threads);
   const auto peak = [&](FmaKernel kernel, double flops, const char* name) {
     return measure(team, seconds, flops * kFmaSteps * num_threads, name, [&](int, int64_t) { kernel(kFmaSteps); });

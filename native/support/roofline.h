@@ -1,6 +1,8 @@
 // What this machine can do, measured: the roofs that benchmarks are fractions of. Nothing else uses this.
 #pragma once
 
+#include <string_view>
+
 namespace openmoe {
 
 enum class RoofKind {
@@ -18,7 +20,8 @@ struct Roof {
 };
 
 // Measures slices of about a millisecond on threads of its own for `seconds`, up to 5 times that on a busy machine
-// (memory kinds take half a second more to fill 1 GiB). Blocks. Throws Error OUT_OF_MEMORY.
-Roof measure_roof(RoofKind kind, int num_threads, double seconds);
+// (memory kinds take half a second more to fill 1 GiB). Arithmetic is that of an instruction set of the kernels.
+// Blocks. Throws Error OUT_OF_MEMORY.
+Roof measure_roof(RoofKind kind, int num_threads, double seconds, std::string_view isa);
 
 }  // namespace openmoe

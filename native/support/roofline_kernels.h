@@ -1,9 +1,11 @@
-// The loops of support/roofline.cpp, for every instruction set this compiler knows, and the best of them this CPU has.
+// The loops of support/roofline.cpp, for every instruction set this compiler knows, and which of them an instruction
+// set has.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -168,28 +170,32 @@ struct Kernels {
              *int8_name = "widened to f32";
 };
 
-Kernels best_kernels() {
+// The best of an instruction set of the kernels: portable, avx2, avx512 or avx512_bf16, which this CPU must have.
+// Reading and copying are not what they differ in, and use the best there is.
+Kernels kernels_of(std::string_view isa) {
   Kernels k;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    k.read = read_avx2, k.copy = copy_avx2, k.f32 = k.bf16 = fma_avx2;
-    k.f32_flops_per_step = k.bf16_flops_per_step = 12 * 8 * 2;
-    k.memory_name = "avx2", k.f32_name = "avx2 vfmadd231ps", k.bf16_name = "avx2 vfmadd231ps, bf16 widened to f32";
-    k.int8 = dot_avx2_int8, k.int8_flops_per_step = 12 * 32 * 2, k.int8_name = "avx2 vpmaddubsw, vpmaddwd, vpaddd";
+  const bool avx2 = __builtin_cpu_supports("avx2"), avx512 = __builtin_cpu_supports("avx512f");
+  if (avx2) k.read = read_avx2, k.copy = copy_avx2, k.memory_name = "avx2";
+  if (avx512) k.read = read_avx512, k.copy = copy_avx512, k.memory_name = "avx512";
+  if (isa != "portable" && avx2) {
+    k.f32 = k.bf16 = fma_avx2, k.int8 = dot_avx2_int8;
+    k.f32_flops_per_step = k.bf16_flops_per_step = 12 * 8 * 2, k.int8_flops_per_step = 12 * 32 * 2;
+    k.f32_name = "avx2 vfmadd231ps", k.bf16_name = "avx2 vfmadd231ps, bf16 widened to f32";
+    k.int8_name = "avx2 vpmaddubsw, vpmaddwd, vpaddd";
   }
-  if (__builtin_cpu_supports("avx512f")) {
-    k.read = read_avx512, k.copy = copy_avx512, k.f32 = k.bf16 = fma_avx512;
+  if (isa.starts_with("avx512") && avx512) {
+    k.f32 = k.bf16 = fma_avx512;
     k.f32_flops_per_step = k.bf16_flops_per_step = 24 * 16 * 2;
-    k.memory_name = "avx512", k.f32_name = "avx512 vfmadd231ps";
-    k.bf16_name = "avx512 vfmadd231ps, bf16 widened to f32";
-    if (__builtin_cpu_supports("avx512bf16")) {
-      k.bf16 = dot_avx512_bf16, k.bf16_flops_per_step = 24 * 32 * 2, k.bf16_name = "avx512_bf16 vdpbf16ps";
-    }
-    if (__builtin_cpu_supports("avx512vnni")) {
-      k.int8 = dot_avx512_int8, k.int8_flops_per_step = 24 * 64 * 2, k.int8_name = "avx512_vnni vpdpbusd";
-    }
+    k.f32_name = "avx512 vfmadd231ps", k.bf16_name = "avx512 vfmadd231ps, bf16 widened to f32";
   }
+  if (isa == "avx512_bf16" && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) {
+    k.bf16 = dot_avx512_bf16, k.bf16_flops_per_step = 24 * 32 * 2, k.bf16_name = "avx512_bf16 vdpbf16ps";
+    k.int8 = dot_avx512_int8, k.int8_flops_per_step = 24 * 64 * 2, k.int8_name = "avx512_vnni vpdpbusd";
+  }
+#else
+  static_cast<void>(isa);
 #endif
   return k;
 }
