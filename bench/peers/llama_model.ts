@@ -10,7 +10,21 @@ export type LlamaWeights = Exclude<GgmlType, 'F32'>
 export const ffnRows = ({ intermediateSize }: BenchShape): number =>
   Math.ceil((4 * intermediateSize) / 3 / 256) * 256
 
+interface LlamaShape extends BenchShape {
+  sharedExpert: boolean
+}
+
 export function writeLlamaModel(file: string, shape: BenchShape, weights: LlamaWeights): void {
+  write(file, { ...shape, sharedExpert: true }, weights)
+}
+
+/** One layer that is nearly all MoE: a single head of 64, and a vocabulary that costs nothing. */
+export function writeLlamaLayer(file: string, shape: BenchShape, weights: LlamaWeights): void {
+  const little = { layers: 1, moeLayerInterval: 1, numHeads: 1, numKvHeads: 1, headDim: 64, vocabSize: 512 }
+  write(file, { ...shape, ...little, sharedExpert: false }, weights)
+}
+
+function write(file: string, shape: LlamaShape, weights: LlamaWeights): void {
   writeGguf(file, metadata(shape), [...tensors(shape, weights)])
 }
 
@@ -18,7 +32,7 @@ export function writeLlamaModel(file: string, shape: BenchShape, weights: LlamaW
 const denseLayers = ({ layers, moeLayerInterval }: BenchShape): number =>
   layers - Math.floor(layers / moeLayerInterval)
 
-function metadata(shape: BenchShape): Record<string, GgufValue> {
+function metadata(shape: LlamaShape): Record<string, GgufValue> {
   const arch = 'ernie4_5-moe'
   const sizes = {
     context_length: 2048,
@@ -34,7 +48,7 @@ function metadata(shape: BenchShape): Record<string, GgufValue> {
     expert_count: shape.numExperts,
     expert_used_count: 2,
     expert_feed_forward_length: ffnRows(shape),
-    expert_shared_feed_forward_length: ffnRows(shape),
+    ...(shape.sharedExpert && { expert_shared_feed_forward_length: ffnRows(shape) }),
     interleave_moe_layer_step: 1,
     leading_dense_block_count: denseLayers(shape),
   }
@@ -65,7 +79,7 @@ function vocabulary(size: number): Record<string, GgufValue> {
   }
 }
 
-function* tensors(shape: BenchShape, weights: LlamaWeights): Generator<GgufTensor> {
+function* tensors(shape: LlamaShape, weights: LlamaWeights): Generator<GgufTensor> {
   const { hiddenSize: d, numExperts, vocabSize } = shape
   const f = ffnRows(shape)
   const pool = randomBlocks(weights)
@@ -100,7 +114,8 @@ function* tensors(shape: BenchShape, weights: LlamaWeights): Generator<GgufTenso
       continue
     }
     yield plain(`${block}.ffn_gate_inp`, [numExperts, d], () => (Math.random() - 0.5) * 0.1)
-    yield* [...ffn(block, '_exps', numExperts), ...ffn(block, '_shexp')]
+    yield* ffn(block, '_exps', numExperts)
+    if (shape.sharedExpert) yield* ffn(block, '_shexp')
   }
 }
 

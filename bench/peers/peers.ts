@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { WEIGHT_DTYPES, type WeightDtype } from '#lib/model/weights'
 import type { BenchShape } from '../shapes.ts'
 import { PeerProcess } from './peer_process.ts'
-import { type LlamaWeights, writeLlamaModel } from './llama_model.ts'
+import { type LlamaWeights, writeLlamaLayer, writeLlamaModel } from './llama_model.ts'
 import { type OnnxWeights, writeOnnxMoe } from './onnx_moe.ts'
 
 export interface PeerSetup {
@@ -50,9 +50,8 @@ export function peerPairs(setup: PeerSetup, note: (text: string) => void): PeerP
   const pairs: PeerPair[] = []
   const whole = setup.shape.layers > 0
   if (!whole) note(`${setup.shape.name} is no whole model: its layer only`)
-  if (setup.llamaBench && whole)
-    pairs.push(...LLAMA_WEIGHTS.filter(has).flatMap((w) => llamaBenchPairs(setup, w)))
-  else if (!setup.llamaBench) note('llama-bench: not given (--llama-bench FILE)')
+  if (setup.llamaBench) pairs.push(...LLAMA_WEIGHTS.filter(has).flatMap((w) => llamaBenchPairs(setup, w)))
+  else note('llama-bench: not given (--llama-bench FILE)')
   if (setup.modules && installed(setup.modules, 'node-llama-cpp') && whole) {
     pairs.push(...LLAMA_WEIGHTS.filter(has).flatMap((w) => nodeLlamaPairs(setup, w)))
   } else note('node-llama-cpp: not in --modules DIR')
@@ -75,9 +74,10 @@ function importsTorch(python: string): boolean {
   }
 }
 
-function llamaFile({ folder, shape }: PeerSetup, weights: LlamaWeights): string {
-  const file = resolve(folder, `${shape.name}-${weights}.gguf`)
-  if (!existsSync(file)) writeLlamaModel(file, shape, weights)
+function llamaFile({ folder, shape }: PeerSetup, weights: LlamaWeights, part: 'model' | 'layer'): string {
+  const file = resolve(folder, `${shape.name}-${part === 'layer' ? 'layer-' : ''}${weights}.gguf`)
+  const write = part === 'layer' ? writeLlamaLayer : writeLlamaModel
+  if (!existsSync(file)) write(file, shape, weights)
   return file
 }
 
@@ -86,37 +86,34 @@ function llamaBenchPairs(
   setup: PeerSetup,
   [theirWeights, ourWeights]: [LlamaWeights, WeightDtype],
 ): PeerPair[] {
-  const pair = (work: string, flags: string[], runs: number): PeerPair => ({
+  const { shape, threads, llamaBench } = setup
+  const pair = (work: string, part: 'model' | 'layer', flags: string, runs: number): PeerPair => ({
     peer: 'llama.cpp',
     work,
     theirWeights,
     ourWeights,
     start: () => {
-      const model = [
-        '-m',
-        llamaFile(setup, theirWeights),
-        '-t',
-        String(setup.threads),
-        '-r',
-        '1',
-        '-o',
-        'jsonl',
-      ]
+      const file = llamaFile(setup, theirWeights, part)
+      const args = ['-m', file, '-t', String(threads), '-r', '1', '-o', 'jsonl', ...flags.split(' ')]
       const sample = (): Promise<number> => {
-        const out = execFileSync(setup.llamaBench!, [...model, ...flags], {
-          encoding: 'utf8',
-          stdio: ['ignore', 'pipe', 'ignore'],
-        })
+        const out = execFileSync(llamaBench!, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
         const { samples_ns: times } = JSON.parse(out) as { samples_ns: [number] }
         return Promise.resolve(times[0] / 1000 / runs)
       }
       return Promise.resolve({ sample, stop: () => undefined })
     },
   })
-  return [
-    pair('model.decode b=1', ['-p', '0', '-n', String(DECODE_TOKENS)], DECODE_TOKENS),
-    ...setup.shape.prompts.map((t) => pair(`model.prefill t=${t}`, ['-p', String(t), '-n', '0'], 1)),
+  const model = [
+    pair('model.decode b=1', 'model', `-p 0 -n ${DECODE_TOKENS}`, DECODE_TOKENS),
+    ...shape.prompts.map((t) => pair(`model.prefill t=${t}`, 'model', `-p ${t} -n 0`, 1)),
   ]
+  // Embeddings of all tokens are asked for, or the last layer would be computed for one of them only.
+  const layer = shape.tokens.map((t) =>
+    t === 1
+      ? pair('moe_layer t=1', 'layer', `-p 0 -n ${DECODE_TOKENS}`, DECODE_TOKENS)
+      : pair(`moe_layer t=${t}`, 'layer', `-embd 1 -p ${t} -n 0`, 1),
+  )
+  return shape.layers > 0 ? [...model, ...layer] : layer
 }
 
 function nodeLlamaPairs(
@@ -129,7 +126,12 @@ function nodeLlamaPairs(
     theirWeights,
     ourWeights,
     start: () =>
-      inProcess('node_llama_cpp_child', [setup.modules!, llamaFile(setup, theirWeights)], setup, request),
+      inProcess(
+        'node_llama_cpp_child',
+        [setup.modules!, llamaFile(setup, theirWeights, 'model')],
+        setup,
+        request,
+      ),
   })
   return [
     pair('node.generate', { prompt: setup.shape.context, tokens: DECODE_TOKENS }),
