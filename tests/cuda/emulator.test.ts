@@ -8,7 +8,7 @@ const MOE = MOE_MUTANTS[0]!.program.kernels
 const GEMMS = ['native/ops/grouped_gemm.cu', 'native/ops/grouped_gemm_swiglu.cu']
 
 it.each([
-  { what: 'computes what the PTX manual says, wrapper by wrapper', test: 'gpu_wrappers_test', kernels: [] },
+  { what: 'schedules, addresses and poisons as it says', test: 'gpu_emulator_test', kernels: [] },
   { what: 'refuses every broken rule, on every schedule', test: 'gpu_rules_test', kernels: [] },
   { what: 'runs the grouped GEMMs right, on both kernel paths', test: 'gpu_gemm_test', kernels: GEMMS },
   { what: 'routes, permutes and packs as slow and obvious loops do', test: 'gpu_moe_test', kernels: MOE },

@@ -1,6 +1,7 @@
 // Holds every wrapper of gpu/gpu.h to what the PTX manual says, on the emulator and, built by nvcc as gpu_conformance,
-// on a GPU: one line per wrapper, `ok` or the first difference. Exit code 0: all agree; 1: some do not; 77: no device,
-// nothing was checked.
+// on a GPU: one line per wrapper, `ok` or the first difference. With arguments, only the cases with one of them in
+// their name. Exit code 0: all agree; 1: some do not; 77: no device, nothing was checked.
+#include <algorithm>
 #include <cstdio>
 
 #include "conformance/case.h"
@@ -55,15 +56,29 @@ bool run(const Case& c, BareDevice& device) {
   return wrong.empty();
 }
 
-int main() {
+std::vector<Case> cases_named(const std::vector<std::string>& parts) {
+  std::vector<Case> cases = tensor_core_cases();
+  for (auto more : {copy_cases(), lane_cases()}) cases.insert(cases.end(), more.begin(), more.end());
+  const auto unwanted = [&](const Case& c) {
+    const auto named = [&](const std::string& part) { return c.name.find(part) != std::string::npos; };
+    return !parts.empty() && std::none_of(parts.begin(), parts.end(), named);
+  };
+  std::erase_if(cases, unwanted);
+  return cases;
+}
+
+int main(const std::vector<std::string>& parts) {
   if (const std::string why = BareDevice::missing(); !why.empty()) {
     std::printf("no device: %s\n", why.c_str());
     return kNothingChecked;
   }
-  std::vector<Case> cases = tensor_core_cases();
-  for (auto more : {copy_cases(), lane_cases()}) cases.insert(cases.end(), more.begin(), more.end());
+  const std::vector<Case> cases = cases_named(parts);
+  if (cases.empty()) {
+    std::printf("no case has such a name\n");
+    return 1;
+  }
   int wrong = 0;
-  for (const BareOptions& options : {BareOptions{90, 1}, BareOptions{90, 2}, BareOptions{80, 3}}) {
+  for (const BareOptions& options : {BareOptions{90, 1}, {90, 2}, {90, 3}, {90, 4}, {80, 5}}) {
     BareDevice device(options);
     std::printf("%s\n", device.name().c_str());
     for (const Case& c : cases) wrong += run(c, device) ? 0 : 1;
@@ -76,4 +91,4 @@ int main() {
 }  // namespace
 }  // namespace openmoe::gpu::conformance
 
-int main() { return openmoe::gpu::conformance::main(); }
+int main(int argc, char** argv) { return openmoe::gpu::conformance::main({argv + 1, argv + argc}); }

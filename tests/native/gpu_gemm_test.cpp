@@ -129,6 +129,30 @@ void hostile_offsets_stay_inside() {
     }
 }
 
+// Every number of a matrix has a place of its own, and weight_row() finds the way back.
+void layouts_lose_nothing() {
+  for (const auto& [kind, out_features] : {std::pair{WeightKind::plain, 200}, {WeightKind::gate_up, 3 * 72}}) {
+    const WeightImage image = weight_image(kind, out_features, 70);
+    std::vector<int> taken(image.expert_bytes() / 2);
+    for (int out = 0; out < out_features; ++out)
+      for (int in = 0; in < 70; ++in) ++taken[weight_offset(image, out_features, 0, out, in) / 2];
+    for (int n : taken) expect(n <= 1, "places of weights are distinct");
+    int rows = 0;
+    for (int tile = 0; tile < image.tiles; ++tile)
+      for (int row = 0; row < image.rows; ++row) {
+        const int64_t out = weight_row(image, out_features, tile, row);
+        if (out < 0) continue;
+        ++rows;
+        expect(weight_offset(image, out_features, 2, out, 65) ==
+                   2 * image.expert_bytes() + tile * image.tile_bytes() + image.block_bytes() + swizzled(row, 1),
+               "weight_row is the reverse of weight_offset");
+      }
+    expect(rows == out_features, "weight_row finds every row");
+  }
+  expect(panel_rows(10, 3) == 32 && panel_bytes(10, 3, 65) == 2 * 32 * 128, "panel size");
+  expect(panel_offset(32, 9, 64 + 8) == 32 * 128 + 9 * 128, "panel offset");  // chunk 1 of row 9 is at 1 ^ 1
+}
+
 void too_many_experts_are_refused() {
   expect(run_gemm({"too many", false, std::vector<int>(241), 64, 64, 90, 1, false, 4, 1}).error.find("240") !=
              std::string::npos,
@@ -147,6 +171,7 @@ int main(int argc, char** argv) {
   if (wants("invariant")) a_row_does_not_see_its_neighbours();
   if (wants("far")) offsets_have_64_bits();
   if (wants("hostile")) hostile_offsets_stay_inside();
+  if (wants("layouts")) layouts_lose_nothing();
   if (wants("experts")) too_many_experts_are_refused();
   return test::report();
 }

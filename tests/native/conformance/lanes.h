@@ -20,7 +20,7 @@ GPU_KERNEL(kBlock, 1) void lanes_kernel(const uint32_t* in, uint32_t* out) {
   store(mine + 2, shuffle_up(v, 4));
   store(mine + 3, ballot(v % 3 == 0));
   store(mine + 4, match_any(v % 5));
-  store(mine + 5, static_cast<uint32_t>(popcount(v) * 100 + lowest_bit(v & 0xfff000)));
+  store(mine + 5, static_cast<uint32_t>(popcount(v) * 100 + lowest_bit(v & 0xf000)));
 }
 
 inline Words lanes_expected() {
@@ -37,7 +37,7 @@ inline Words lanes_expected() {
     int ones = 0, lowest = -1;
     for (int bit = 31; bit >= 0; --bit) {
       ones += in[t] >> bit & 1;
-      if ((in[t] & 0xfff000) >> bit & 1) lowest = bit;
+      if ((in[t] & 0xf000) >> bit & 1) lowest = bit;
     }
     out.insert(out.end(), {warp[in[t] % 32], warp[lane ^ 9], lane < 4 ? in[t] : warp[lane - 4], thirds, same,
                            static_cast<uint32_t>(ones * 100 + lowest)});
