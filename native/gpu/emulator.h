@@ -42,7 +42,12 @@ void wrote_shared(const void* p, size_t bytes, Site site);
 
 void copy_async_wait(int pending, Site site);
 void stmatrix_trans(void* row, const uint32_t* r, int count, Site site);
-void wgmma(int n, float* d, uint64_t a, uint64_t b, Site site);
+struct SharedOperand {
+  uint64_t descriptor;
+  Major major;
+  friend bool operator==(const SharedOperand&, const SharedOperand&) = default;
+};
+void wgmma(int n, float* d, SharedOperand a, SharedOperand b, Site site);
 void wgmma_wait(int pending, Site site);
 void move_registers(int count, bool claim, Site site);
 
@@ -119,6 +124,7 @@ void fence_async_shared(GPU_SITE);
 // ---- sm_80
 
 void copy_async16(void* shared, const void* global, GPU_SITE);
+void copy_async16(void* shared, const void* global, int bytes, GPU_SITE);
 void copy_async_commit(GPU_SITE);
 template <int kPending>
 void copy_async_wait(GPU_SITE) {
@@ -147,11 +153,14 @@ void bulk_commit(GPU_SITE);
 void bulk_wait_read(GPU_SITE);
 void bulk_wait(GPU_SITE);
 
-uint64_t matrix_descriptor(const void* shared, uint32_t group_stride, GPU_SITE);
-template <int N>
-void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, GPU_SITE) {
+MatrixDescriptor<Major::k> matrix_descriptor(const void* shared, uint32_t group_stride, GPU_SITE);
+MatrixDescriptor<Major::mn> matrix_descriptor_mn(const void* shared, uint32_t group_stride, uint32_t block_stride,
+                                                 GPU_SITE);
+template <int N, Major kA, Major kB>
+void wgmma(float (&d)[N / 2], MatrixDescriptor<kA> a, MatrixDescriptor<kB> b, GPU_SITE) {
   static_assert(N % 8 == 0 && N >= 8 && N <= 256);
-  emulator::wgmma(N, d, a, b, site);
+  static_assert(kB == Major::k || N % 64 == 0);
+  emulator::wgmma(N, d, {a.bits, kA}, {b.bits, kB}, site);
 }
 void wgmma_fence(GPU_SITE);
 void wgmma_commit(GPU_SITE);

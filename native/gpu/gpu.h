@@ -29,6 +29,8 @@
 //
 // sm_80, ordinary asynchronous copies (16 bytes a thread):
 //   copy_async16(shared, global)  copy_async_commit()  copy_async_wait<pending groups>()
+//   copy_async16(shared, global, bytes)                  reads 0 to 16 bytes and fills up with zeros: the last keys and
+//                                                        values of a sequence, for attention
 //   ldmatrix_x4(r, row)                                  four 8x8 b16 matrices; lane i gives row i % 8 of matrix i / 8
 //   stmatrix_trans_x4(row, r)  stmatrix_trans_x2(row, r) the mirror, transposed: lane t holds column t / 4
 //   mma_m16n8k16(c0, c1, c2, c3, a, b0, b1)              bf16 operands, f32 accumulators
@@ -42,7 +44,12 @@
 //   bulk_wait_read()  bulk_wait()                        the target is written after bulk_wait(); same thread
 //   matrix_descriptor(shared, group_stride)              K-major bf16 rows of 128 bytes, 128-byte swizzle; group_stride
 //                                                        is the bytes between groups of 8 rows
-//   wgmma<N>(d, a, b)                                    d[64 x N] += a[64 x 16] b[N x 16]^T, a warpgroup together
+//   matrix_descriptor_mn(shared, group_stride, block_stride)
+//                                                        MN-major: rows of 128 bytes are k, with 64 of the M of a or
+//                                                        the N of b, a block; block_stride is the bytes between blocks.
+//                                                        For the values of attention, whose rows are keys
+//   wgmma<N>(d, a, b)                                    d[64 x N] += a[64 x 16] b[N x 16]^T, a warpgroup together;
+//                                                        N is a multiple of 64 where b is MN-major
 //   wgmma_fence()                                        before the first wgmma and after touching d
 //   wgmma_commit()  wgmma_wait<pending groups>()         until then d and the operands belong to the tensor core
 //   wgmma_wait_all(d[][])                                wait<0>, and d is readable
@@ -68,6 +75,15 @@ struct alignas(16) Vec16 {
 // An mbarrier in shared memory.
 struct Barrier {
   uint64_t state;
+};
+
+// Which way the numbers of a wgmma's operand follow each other in shared memory: along k, or along its other dimension.
+enum class Major { k, mn };
+
+// Of an operand in shared memory, for wgmma. The bits do not hold the direction, the instruction does: hence the type.
+template <Major kMajor>
+struct MatrixDescriptor {
+  uint64_t bits;
 };
 
 // How long the L2 cache should keep what a bulk load reads.

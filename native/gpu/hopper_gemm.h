@@ -103,7 +103,7 @@ struct HopperBlock {
       const std::byte* x = tokens(ring.stage) + first_token * kRowBytes;
       wgmma_fence();
       GPU_UNROLL for (int step = 0; step < kBlockFeatures / 16; ++step) {
-        const uint64_t b = matrix_descriptor(x + step * 32, kGroupRows * kRowBytes);
+        const auto b = matrix_descriptor(x + step * 32, kGroupRows * kRowBytes);
         GPU_UNROLL for (int m = 0; m < Weights::kAccumulators; ++m) wgmma<N>(
             sums[m], matrix_descriptor(w + m * Weights::kAccumulatorStride + step * 32, Weights::kGroupStride), b);
       }

@@ -97,6 +97,10 @@ GPU_DEVICE void fence_async_shared() { GPU_HOPPER_ASM("fence.proxy.async.shared:
 GPU_DEVICE void copy_async16(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
 }
+GPU_DEVICE void copy_async16(void* shared, const void* global, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
+               : "memory");
+}
 GPU_DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
 GPU_DEVICE void copy_async_wait() {
@@ -192,10 +196,17 @@ GPU_DEVICE void bulk_wait() { GPU_HOPPER_ASM("cp.async.bulk.wait_group 0;" :: : 
 
 // ---- sm_90a: "wgmma.mma_async", "setmaxnreg", "griddepcontrol"
 
-// Bits: 0-13 address / 16, 16-29 unused here (1 as CUTLASS writes it), 32-45 group stride / 16, 62-63 128-byte swizzle.
-GPU_DEVICE uint64_t matrix_descriptor(const void* shared, uint32_t group_stride) {
-  return static_cast<uint64_t>((shared_address(shared) & 0x3FFFF) >> 4) | uint64_t{1} << 16 |
-         static_cast<uint64_t>(group_stride >> 4) << 32 | uint64_t{1} << 62;
+// Bits: 0-13 address / 16, 16-29 leading byte offset / 16, 32-45 stride byte offset / 16, 62-63 128-byte swizzle.
+GPU_DEVICE uint64_t descriptor_bits(const void* shared, uint32_t leading, uint32_t stride) {
+  return static_cast<uint64_t>((shared_address(shared) & 0x3FFFF) >> 4) | static_cast<uint64_t>(leading >> 4) << 16 |
+         static_cast<uint64_t>(stride >> 4) << 32 | uint64_t{1} << 62;
+}
+GPU_DEVICE MatrixDescriptor<Major::k> matrix_descriptor(const void* shared, uint32_t group_stride) {
+  return {descriptor_bits(shared, 16, group_stride)};  // the leading byte offset is unused; 16 as CUTLASS writes it
+}
+GPU_DEVICE MatrixDescriptor<Major::mn> matrix_descriptor_mn(const void* shared, uint32_t group_stride,
+                                                            uint32_t block_stride) {
+  return {descriptor_bits(shared, block_stride, group_stride)};
 }
 
 GPU_DEVICE void wgmma_fence() { GPU_HOPPER_ASM("wgmma.fence.sync.aligned;" :: : "memory"); }

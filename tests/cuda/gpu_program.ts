@@ -2,7 +2,7 @@
 // the emulator. Objects are kept under build/gpu-tests until a source changes.
 import { type ExecFileException, execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
@@ -91,17 +91,14 @@ async function link(name: string, parts: Promise<string>[]): Promise<string> {
   return program
 }
 
-const emulator = (): Promise<string>[] =>
-  filesOf('native/gpu/emulator')
-    .filter((file) => file.endsWith('.cpp'))
-    .map(objectOf)
+const emulator = (): string[] => filesOf('native/gpu/emulator').filter((file) => file.endsWith('.cpp'))
 
 const sourceOf = (test: string): string => `${test.includes('/') ? test : `tests/native/${test}`}.cpp`
 
 /** Builds a test and runs it. */
 export async function runProgram({ test, kernels }: Program, args: string[] = []): Promise<Run> {
-  const parts = [objectOf(sourceOf(test)), ...kernels.map(objectOf), ...emulator()]
-  return spawn([await link(`${basename(test)}.${process.pid}`, parts), ...args])
+  const parts = [sourceOf(test), ...kernels, ...emulator()]
+  return spawn([await link(`${basename(test)}.${process.pid}`, parts.map(objectOf)), ...args])
 }
 
 export interface Mutant extends Patch {
@@ -111,22 +108,24 @@ export interface Mutant extends Patch {
   part: string
 }
 
-/** The test with a changed source: the first kernel that includes it is compiled again. */
+/** The test with a changed source, or with a changed header and one source that includes it. */
 export async function runMutant({ name, program, part, ...patch }: Mutant): Promise<Run> {
   const mutant = join('mutants', name.replaceAll(' ', '_'))
   const folder = join(objects, mutant)
   const changed = join(folder, patch.file)
   mkdirSync(dirname(changed), { recursive: true })
+  // Of sources that share a changed header one is enough; linked first, its inline functions are everybody's. A
+  // program names first the kernel that should notice; one without kernels brings its own.
+  const unchanged = [...program.kernels, sourceOf(program.test), ...emulator()]
+  const source = patch.file.endsWith('.h') ? unchanged[0]! : patch.file
+  // A test includes its headers from where it stands.
+  const test = source.startsWith('tests/')
+  if (test) cpSync(join(ROOT, 'tests/native'), join(folder, 'tests/native'), { recursive: true })
   writeFileSync(changed, applyPatch(patch))
-  // Of kernels that share a changed header one is enough; linked first, its inline functions are everybody's. A
-  // program names first the kernel that should notice.
-  const kernel = patch.file.endsWith('.cu') ? patch.file : program.kernels[0]!
-  const object = compile(kernel === patch.file ? changed : kernel, join(folder, 'kernel.o'), [
-    join(folder, 'native'),
-  ])
-  const others = program.kernels.filter((source) => source !== kernel).map(objectOf)
-  const parts = [object, ...others, objectOf(sourceOf(program.test)), ...emulator()]
-  return spawn([await link(join(mutant, 'program'), parts), part], 30_000)
+  const compiled = test || source === patch.file ? join(folder, source) : source
+  const object = compile(compiled, join(folder, 'changed.o'), [join(folder, 'native')])
+  const others = unchanged.filter((one) => one !== source).map(objectOf)
+  return spawn([await link(join(mutant, 'program'), [object, ...others]), part], 30_000)
 }
 
 export function applyPatch({ file, edits }: Patch): string {

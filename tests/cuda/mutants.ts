@@ -2,6 +2,7 @@
 // that must notice. An edit whose text is no longer there is an error: the table follows the kernels.
 import type { Mutant, Patch, Program } from './gpu_program.ts'
 import { MOE_MUTANTS } from './moe_mutants.ts'
+import { WRAPPER_MUTANTS } from './wrapper_mutants.ts'
 
 const HOPPER = 'native/gpu/hopper_gemm.h'
 const PORTABLE = 'native/gpu/portable_gemm.h'
@@ -188,4 +189,11 @@ const SM80 = [
   ]),
 ]
 
-export const MUTANTS: Mutant[] = [...PIPELINE, ...EPILOGUE, ...SCHEDULE, ...SM80, ...MOE_MUTANTS]
+export const MUTANTS: Mutant[] = [
+  ...PIPELINE,
+  ...EPILOGUE,
+  ...SCHEDULE,
+  ...SM80,
+  ...MOE_MUTANTS,
+  ...WRAPPER_MUTANTS,
+]

@@ -12,12 +12,12 @@ it('the parts that mutants must fail pass without them', { timeout: QUEUE }, asy
   for (const test of new Set(MUTANTS.map(({ program }) => program.test))) {
     const mutants = MUTANTS.filter(({ program }) => program.test === test)
     const parts = new Set(mutants.map(({ part }) => part))
-    expect(await runProgram(mutants[0]!.program, [...parts])).toEqual({ ok: true, output: 'ok\n' })
+    expect(await runProgram(mutants[0]!.program, [...parts])).toMatchObject({ ok: true })
   }
 })
 
 it.concurrent.each(MUTANTS)('notices $name', { timeout: QUEUE }, async (mutant) => {
   const { ok, output } = await runMutant(mutant)
   expect(ok, output).toBe(false)
-  expect(output).toMatch(/FAIL|timed out|killed by/)
+  expect(output).toMatch(/FAIL|WRONG|timed out|killed by/)
 })

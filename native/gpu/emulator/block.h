@@ -36,7 +36,7 @@ struct Range {
 // One wgmma as a thread issued it. Equal in all 128 threads of the warpgroup but for d.
 struct Wgmma {
   int n, slot;  // slot: which accumulator of the thread
-  uint64_t a, b;
+  SharedOperand a, b;
   bool operator==(const Wgmma&) const = default;
 };
 

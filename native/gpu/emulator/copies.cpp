@@ -159,14 +159,22 @@ void fence_async_shared(Site site) {
   block.maybe_yield();
 }
 
-void copy_async16(void* shared, const void* global, Site site) {
+void copy_async16(void* shared, const void* global, Site site) { copy_async16(shared, global, 16, site); }
+
+void copy_async16(void* shared, const void* global, int bytes, Site site) {
   Block& block = Block::current("copy_async16", site);
-  const void* from = emulator::global(global, 16, false, site);
+  if (bytes < 0 || bytes > 16) block.fail("copy_async16 of " + std::to_string(bytes) + " bytes", site);
+  if (reinterpret_cast<uintptr_t>(global) % 16 != 0) block.fail("copy_async16 from a misaligned address", site);
+  const void* from = bytes > 0 ? emulator::global(global, bytes, false, site) : nullptr;
   const uint32_t offset = block.offset(shared, 16, 16, "copy_async16", site);
   std::memset(block.shared() + offset, 0xff, 16);
   block.wrote(block.self(), offset, 16);
-  block.self().copies.back().push_back(
-      block.later([&block, from, offset] { std::memcpy(block.shared() + offset, from, 16); }, true));
+  block.self().copies.back().push_back(block.later(
+      [to = block.shared() + offset, from, bytes] {
+        std::memset(to, 0, 16);
+        if (bytes > 0) std::memcpy(to, from, bytes);
+      },
+      true));
 }
 
 void copy_async_commit(Site site) { Block::current("copy_async_commit", site).self().copies.emplace_back(); }

@@ -2,6 +2,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <numeric>
 #include <vector>
@@ -143,7 +144,7 @@ void* global(const void* address, size_t bytes, bool write, Site site) {
   } catch (const Error& error) {
     block.fail(error.what(), site);
   }
-  if (reinterpret_cast<uintptr_t>(address) % bytes != 0 && bytes <= 16)
+  if (std::has_single_bit(bytes) && bytes <= 16 && reinterpret_cast<uintptr_t>(address) % bytes != 0)
     block.fail(std::string(what) + " of " + std::to_string(bytes) + " bytes at a misaligned address", site);
   if (block.launch.overlap && !block.self().launch_waited) {
     if (write) block.fail("store before launch_wait(): earlier kernels may still read that memory", site);

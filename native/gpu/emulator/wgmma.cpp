@@ -13,31 +13,51 @@ namespace {
 constexpr int kRows = 64, kDepth = 16, kMostColumns = 256;
 
 struct Descriptor {
-  uint32_t start, group_stride;
+  uint32_t start, block_stride, group_stride;
 };
 
-Descriptor decode(Block& block, uint64_t bits, Site site) {
+Descriptor decode(Block& block, SharedOperand operand, Site site) {
+  const uint64_t bits = operand.descriptor;
   if (bits >> 62 != 1) block.fail("wgmma: only descriptors with the 128-byte swizzle are emulated", site);
-  const Descriptor d{static_cast<uint32_t>(bits & 0x3fff) << 4, static_cast<uint32_t>(bits >> 32 & 0x3fff) << 4};
+  const auto field = [bits](int from) { return static_cast<uint32_t>(bits >> from & 0x3fff) << 4; };
+  const Descriptor d{field(0), field(16), field(32)};
   // Otherwise the descriptor needs a base offset, and groups that straddle patterns are easy to get wrong.
-  if (d.start % 1024 >= 128 || d.group_stride % 1024 != 0)
+  const bool k_major = operand.major == Major::k;
+  if (d.start % 1024 >= (k_major ? 128 : 16) || d.group_stride % 1024 != 0)
     block.fail("wgmma: groups of 8 rows must start at multiples of 1024 bytes", site);
+  if (!k_major && d.block_stride % 1024 != 0)
+    block.fail("wgmma: blocks of 64 columns must start at multiples of 1024 bytes", site);
   return d;
 }
 
-// Rows of 16 numbers: two 16-byte chunks each, at the address the swizzle makes of theirs.
-std::vector<uint16_t> read_operand(Block& block, uint64_t bits, int rows, Site site) {
-  const Descriptor d = decode(block, bits, site);
+// Eight numbers that follow each other, at the address the swizzle makes of theirs.
+const std::byte* read_chunk(Block& block, uint32_t address, Site site) {
+  address ^= (address >> 7 & 7) << 4;
+  if (address + 16 > block.launch.shared_bytes) block.fail("wgmma reads past the end of shared memory", site);
+  const std::byte* seen = block.async_view() + address;
+  if (std::memcmp(seen, block.shared() + address, 16) != 0)
+    block.fail("wgmma reads shared memory that was written without fence_async_shared()", site);
+  return seen;
+}
+
+// [rows, 16], whichever way it lies in shared memory ("Strides").
+std::vector<uint16_t> read_operand(Block& block, SharedOperand operand, int rows, Site site) {
+  const Descriptor d = decode(block, operand, site);
   std::vector<uint16_t> numbers(rows * kDepth);
-  for (int r = 0; r < rows; ++r)
-    for (int chunk = 0; chunk < 2; ++chunk) {
-      uint32_t address = d.start + r / 8 * d.group_stride + r % 8 * 128 + chunk * 16;
-      address ^= (address >> 7 & 7) << 4;
-      if (address + 16 > block.launch.shared_bytes) block.fail("wgmma reads past the end of shared memory", site);
-      const std::byte* seen = block.async_view() + address;
-      if (std::memcmp(seen, block.shared() + address, 16) != 0)
-        block.fail("wgmma reads shared memory that was written without fence_async_shared()", site);
-      std::memcpy(&numbers[r * kDepth + chunk * 8], seen, 16);
+  if (operand.major == Major::k) {
+    for (int r = 0; r < rows; ++r)
+      for (int chunk = 0; chunk < kDepth / 8; ++chunk) {
+        const uint32_t address = d.start + r / 8 * d.group_stride + r % 8 * 128 + chunk * 16;
+        std::memcpy(&numbers[r * kDepth + chunk * 8], read_chunk(block, address, site), 16);
+      }
+    return numbers;
+  }
+  for (int k = 0; k < kDepth; ++k)
+    for (int chunk = 0; chunk < rows / 8; ++chunk) {
+      uint16_t column[8];
+      const uint32_t row = d.start + chunk / 8 * d.block_stride + k / 8 * d.group_stride + k % 8 * 128;
+      std::memcpy(column, read_chunk(block, row + chunk % 8 * 16, site), 16);
+      for (int i = 0; i < 8; ++i) numbers[(chunk * 8 + i) * kDepth + k] = column[i];
     }
   return numbers;
 }
@@ -163,7 +183,7 @@ void check_warpgroup(Block& block, const char* what, Site site) {
 
 }  // namespace
 
-void wgmma(int n, float* d, uint64_t a, uint64_t b, Site site) {
+void wgmma(int n, float* d, SharedOperand a, SharedOperand b, Site site) {
   Block& block = Block::current("wgmma", site);
   check_warpgroup(block, "wgmma", site);
   Thread& me = block.self();
@@ -197,11 +217,28 @@ void wgmma_commit(Site site) {
   block.self().groups.push_back(block.self().issued.size());
 }
 
-uint64_t matrix_descriptor(const void* shared, uint32_t group_stride, Site site) {
+namespace {
+
+// Bits: 0-13 address / 16, 16-29 leading byte offset / 16, 32-45 stride byte offset / 16, 62-63 128-byte swizzle.
+uint64_t descriptor_bits(const void* shared, uint32_t leading, uint32_t stride, Site site) {
   emulator::Block& block = emulator::Block::current("matrix_descriptor", site);
   const uint32_t address = block.offset(shared, 16, 16, "matrix_descriptor", site);
-  if (group_stride % 16 != 0 || group_stride >= 1 << 18) block.fail("matrix_descriptor: group stride", site);
-  return address >> 4 | uint64_t{1} << 16 | static_cast<uint64_t>(group_stride >> 4) << 32 | uint64_t{1} << 62;
+  for (uint32_t bytes : {leading, stride})
+    if (bytes % 16 != 0 || bytes >= 1 << 18)
+      block.fail("matrix_descriptor cannot hold a stride of " + std::to_string(bytes) + " bytes", site);
+  return address >> 4 | static_cast<uint64_t>(leading >> 4) << 16 | static_cast<uint64_t>(stride >> 4) << 32 |
+         uint64_t{1} << 62;
+}
+
+}  // namespace
+
+MatrixDescriptor<Major::k> matrix_descriptor(const void* shared, uint32_t group_stride, Site site) {
+  return {descriptor_bits(shared, 16, group_stride, site)};
+}
+
+MatrixDescriptor<Major::mn> matrix_descriptor_mn(const void* shared, uint32_t group_stride, uint32_t block_stride,
+                                                 Site site) {
+  return {descriptor_bits(shared, block_stride, group_stride, site)};
 }
 
 }  // namespace openmoe::gpu

@@ -51,6 +51,9 @@ inline std::vector<uint16_t> normal_bf16(size_t count, uint32_t seed) {
   return out;
 }
 
+// An f32 sum of up to 320 products that a tensor core aligns and truncates: 20 steps of 2^-23 of the largest term.
+constexpr double kTensorCoreError = 1e-5;
+
 inline double value(uint16_t bf16_bits) { return to_float({bf16_bits}); }
 inline uint32_t word(float v) { return __builtin_bit_cast(uint32_t, v); }
 inline float number(uint32_t bits) { return __builtin_bit_cast(float, bits); }

@@ -44,6 +44,26 @@ inline Words copy_async_expected() {
   return out;
 }
 
+// ---- cp.async that fills up with zeros: thread t reads the first t % 17 of its 16 bytes, and nothing after the last
+
+constexpr int kPartsIn = kCopyThreads * 4 - 2;  // words; the last thread reads 8 bytes
+
+GPU_KERNEL(kCopyThreads, 1) void copy_part_kernel(const uint32_t* in, uint32_t* out) {
+  auto* s = reinterpret_cast<Vec16*>(shared_memory()) + thread_id();
+  *s = Vec16{{1, 2, 3, 4}};
+  copy_async16(s, in + thread_id() * 4, thread_id() % 17);
+  copy_async_commit();
+  copy_async_wait<0>();
+  store(reinterpret_cast<Vec16*>(out) + thread_id(), *s);
+}
+
+inline Words copy_part_expected() {
+  const Words in = random_words(kPartsIn, 13);
+  Words out(kCopyThreads * 4);
+  for (size_t t = 0; t < kCopyThreads; ++t) std::memcpy(&out[t * 4], &in[t * 4], t % 17);
+  return out;
+}
+
 // ---- bulk copies: one thread fills a ring of stages, 96 transform them, one of these sends them out again
 
 constexpr int kBulkStages = 3, kBulkRounds = 17, kBulkWords = 96 * 4;
@@ -121,6 +141,12 @@ inline std::vector<Case> copy_cases() {
                                     kAsyncStages * kCopyThreads * 16);
        },
        copy_async_expected},
+      {"copy_async16 of 0 to 16 bytes", 80, 0,
+       [](BareDevice& d) {
+         return run_block<uint32_t>(d, copy_part_kernel, kCopyThreads, random_words(kPartsIn, 13), kCopyThreads * 4,
+                                    kCopyThreads * 16);
+       },
+       copy_part_expected},
       {"barriers, bulk_load, store_shared, fence_async_shared, bulk_store", 90, 0,
        [](BareDevice& d) {
          return run_block<uint32_t>(d, bulk_kernel, kCopyThreads, random_words(kBulkRounds * kBulkWords, 12),

@@ -3,6 +3,7 @@
 
 #include "case.h"
 #include "gpu/tile_image.h"
+#include "mn_major.h"
 
 namespace openmoe::gpu::conformance {
 
@@ -151,9 +152,6 @@ Words wgmma_expected(const std::vector<uint16_t>& in) {
   return out;
 }
 
-// An f32 sum of 320 products that a tensor core aligns and truncates: up to 20 steps of 2^-23 of the largest term.
-constexpr double kTensorCoreError = 1e-5;
-
 template <int N, int kGroupStride, Operands kOperands = Operands::bulk_copied>
 void add_wgmma(std::vector<Case>& cases) {
   const size_t count = size_t{kWgmmaRounds} * kRoundBytes<N, kGroupStride> / 2;
@@ -210,6 +208,7 @@ inline std::vector<Case> tensor_core_cases() {
   add_wgmma<64, 3072>(cases);
   add_wgmma<96, 3072>(cases);
   add_wgmma<128, 3072>(cases);
+  add_mn_major_cases(cases);  // nor has any kernel used an MN-major operand yet
   add_wgmma<8, 1024>(cases);
   add_wgmma<16, 1024>(cases);
   add_wgmma<32, 1024>(cases);
