@@ -1,8 +1,15 @@
 // A recording made runnable: checked once by the native side, then run as often as wanted with new inputs.
 import { OpenMoeError } from './errors.ts'
-import { callNative, native, type NativeDevice, type NativeProgram } from './native.ts'
+import {
+  BLOCK_ALIGN,
+  callNative,
+  fromNative,
+  native,
+  type NativeDevice,
+  type NativeProgram,
+} from './native.ts'
 import type { Program } from './program.ts'
-import { type HostTensor, newTypedArray, numElements, Tensor, type TypedArray } from './tensor.ts'
+import { type HostTensor, numElements, Tensor, type TypedArray, typedArrayOn } from './tensor.ts'
 
 export interface RunOptions {
   /** Names of tensors to copy out besides the result (`*` matches anything). */
@@ -26,16 +33,29 @@ export interface RunResult<R extends Results> {
 /** A recorded program that can run again with new inputs. */
 export class CompiledProgram<R extends Results> {
   private readonly device: { readonly handle: NativeDevice }
-  private readonly program: Program
   private readonly handle: NativeProgram
-  private readonly results: R
   private readonly labels: string[]
+  private readonly results: Results
+  private readonly taps: readonly [string, Tensor][]
+  // One block of bytes each way, so that a step of a model crosses to the native side with two arguments.
+  private readonly resultBlock: Block
+  private readonly inputBytes: ArrayBuffer
+  private readonly inputs: Readonly<Record<string, TypedArray>>
+  private areInputsKnown: boolean
 
   constructor(device: { readonly handle: NativeDevice }, program: Program, results: R) {
     this.device = device
-    this.program = program
-    this.results = results
-    for (const tensor of listOf(results)) program.keep(program.asRows(tensor))
+    this.results = mapResults(results, (tensor) => program.asRows(tensor))
+    this.taps = [...program.taps]
+    const read = [...tensorsOf(this.results), ...program.taps.values()]
+    for (const tensor of read) program.addResult(tensor)
+    const inputBlock = new Block(program, program.inputs.values())
+    this.resultBlock = new Block(program, read)
+    this.inputBytes = new ArrayBuffer(inputBlock.bytes)
+    this.inputs = Object.fromEntries(
+      [...program.inputs].map(([name, tensor]) => [name, inputBlock.view(tensor, this.inputBytes)]),
+    )
+    this.areInputsKnown = program.inputs.size === 0
     const { tensors, code, labels } = program.encode()
     this.labels = labels
     this.handle = callNative(() => native.program(device.handle, tensors, code, labels))
@@ -51,45 +71,85 @@ export class CompiledProgram<R extends Results> {
     native.freeProgram(this.handle)
   }
 
+  /** The inputs by name, to be written in place: what they hold when run() is called is what it runs with. */
+  stage(): Readonly<Record<string, TypedArray>> {
+    this.areInputsKnown = true
+    return this.inputs
+  }
+
+  /** Runs with `inputs`; without them, with those of the last run or what was written into stage(). */
   async run(
-    inputs: Record<string, TypedArray> = {},
+    inputs?: Readonly<Record<string, TypedArray>>,
     options: { profile?: boolean } = {},
   ): Promise<RunResult<R>> {
-    const { program } = this
-    const writes: (number | TypedArray)[] = []
-    for (const [tensor, data] of program.initialData) writes.push(program.idOf(tensor), data)
-    for (const [name, tensor] of program.inputs) {
-      const data = inputs[name]
-      if (!data) throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', `run: the input '${name}' is missing`)
-      writes.push(program.idOf(tensor), data)
-    }
-    const reads: (number | TypedArray)[] = []
-    const fetch = (value: Tensor): HostTensor => {
-      const tensor = program.asRows(value)
-      const data = newTypedArray(tensor.dtype, numElements(tensor.shape))
-      reads.push(program.idOf(tensor), data)
-      return { dtype: tensor.dtype, shape: tensor.shape, data }
-    }
-    const values = mapResults(this.results, fetch)
-    const taps = new Map([...program.taps].map(([name, tensor]) => [name, fetch(tensor)]))
+    if (inputs || !this.areInputsKnown) this.setInputs(inputs ?? {})
     const flags = (options.profile ? 1 : 0) | (process.env.OPENMOE_TRACE === '1' ? 2 : 0)
-    const times = await callNative(() => native.run(this.device.handle, this.handle, writes, reads, flags))
-    if (!times) return { values, taps }
-    return {
-      values,
-      taps,
-      profile: this.labels.map((label, i) => ({ label, microseconds: times[i] ?? 0 })),
+    const results = new ArrayBuffer(this.resultBlock.bytes)
+    let times: Float64Array | undefined
+    try {
+      times = await native.run(this.device.handle, this.handle, this.inputBytes, results, flags)
+    } catch (error) {
+      throw fromNative(error)
     }
+    const fetch = (tensor: Tensor): HostTensor => ({
+      dtype: tensor.dtype,
+      shape: tensor.shape,
+      data: this.resultBlock.view(tensor, results),
+    })
+    const taps = new Map<string, HostTensor>()
+    for (const [name, tensor] of this.taps) taps.set(name, fetch(tensor))
+    const result: RunResult<R> = { values: mapResults(this.results, fetch) as HostResults<R>, taps }
+    if (times) {
+      const spent = times
+      result.profile = this.labels.map((label, i) => ({ label, microseconds: spent[i] ?? 0 }))
+    }
+    return result
+  }
+
+  private setInputs(given: Readonly<Record<string, TypedArray>>): void {
+    for (const [name, staged] of Object.entries(this.inputs)) {
+      const data = given[name]
+      if (!data) throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', `run: the input '${name}' is missing`)
+      if (data.constructor !== staged.constructor || data.length !== staged.length) {
+        throw new OpenMoeError(
+          'ERR_OPENMOE_INVALID_ARG',
+          `run: the input '${name}' is a ${data.constructor.name} of ${data.length}, ` +
+            `expected a ${staged.constructor.name} of ${staged.length}`,
+        )
+      }
+      staged.set(data)
+    }
+    this.areInputsKnown = true
   }
 }
 
-const listOf = (results: Results): readonly Tensor[] =>
+/** Where tensors lie in a block of bytes that crosses to the native side or back. */
+class Block {
+  readonly bytes: number
+  private readonly offsets = new Map<Tensor, number>()
+
+  constructor(program: Program, tensors: Iterable<Tensor>) {
+    let bytes = 0
+    for (const tensor of [...new Set(tensors)].sort((a, b) => program.idOf(a) - program.idOf(b))) {
+      this.offsets.set(tensor, bytes)
+      bytes += Math.ceil(tensor.bytes / BLOCK_ALIGN) * BLOCK_ALIGN
+    }
+    this.bytes = bytes
+  }
+
+  view(tensor: Tensor, bytes: ArrayBuffer): TypedArray {
+    return typedArrayOn(tensor.dtype, bytes, this.offsets.get(tensor) ?? 0, numElements(tensor.shape))
+  }
+}
+
+const tensorsOf = (results: Results): readonly Tensor[] =>
   results instanceof Tensor ? [results] : Object.values(results)
 
-function mapResults<R extends Results>(results: R, fetch: (tensor: Tensor) => HostTensor): HostResults<R> {
-  if (results instanceof Tensor) return fetch(results) as HostResults<R>
-  if (Array.isArray(results)) return results.map(fetch) as HostResults<R>
-  return Object.fromEntries(
-    Object.entries(results as Record<string, Tensor>).map(([name, tensor]) => [name, fetch(tensor)]),
-  ) as HostResults<R>
+/** The same shape of results with something else in the place of each tensor. */
+function mapResults<T>(results: Results, change: (tensor: Tensor) => T): T | T[] | Record<string, T> {
+  if (results instanceof Tensor) return change(results)
+  if (Array.isArray(results)) return (results as readonly Tensor[]).map(change)
+  const changed: Record<string, T> = {}
+  for (const [name, tensor] of Object.entries(results)) changed[name] = change(tensor)
+  return changed
 }

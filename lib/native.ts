@@ -61,6 +61,13 @@ export interface NativeGpuReport {
   }[]
 }
 
+/** Tensors of a recording, TENSOR_FIELDS each: buffer, offset, bytes, dtype, use, constant (native/binding). */
+export type NativeTensorList = (NativeBuffer | number | ArrayBufferView | null)[]
+export const TENSOR_FIELDS = 6
+export const TENSOR_USE = { input: 1, result: 2 } as const
+/** Inputs cross the border as one block, results as another: tensors in order, each at a multiple of this. */
+export const BLOCK_ALIGN = 8
+
 interface NativeDeviceModule {
   ops(): { name: string; fields: OpField[] }[]
   cpuInfo(): { modelName: string; defaultThreads: number; isas: string[] }
@@ -87,7 +94,7 @@ interface NativeDeviceModule {
   packMatrix(device: NativeDevice, from: Float32Array, target: NativeMatrixTarget): Promise<void>
   program(
     device: NativeDevice,
-    tensors: (NativeBuffer | number | boolean | null)[],
+    tensors: NativeTensorList,
     code: Float64Array,
     labels: string[],
   ): NativeProgram
@@ -96,8 +103,8 @@ interface NativeDeviceModule {
   run(
     device: NativeDevice,
     program: NativeProgram,
-    inputs: (number | ArrayBufferView)[],
-    results: (number | ArrayBufferView)[],
+    inputs: ArrayBuffer,
+    results: ArrayBuffer,
     flags: number,
   ): Promise<Float64Array | undefined>
 }

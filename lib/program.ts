@@ -1,6 +1,6 @@
 // Recording. A Program is the flat list of op calls a layer writes down; a device checks it once and runs it often.
 import { OpenMoeError } from './errors.ts'
-import { native, type NativeBuffer, type OpField } from './native.ts'
+import { native, type NativeTensorList, type OpField, TENSOR_FIELDS, TENSOR_USE } from './native.ts'
 import {
   type DType,
   dtypeIndex,
@@ -48,14 +48,13 @@ const camelCase = (name: string): string =>
 export class Program {
   /** Names of the taps this recording should keep: exact, or with `*` as in `moe.*`. */
   private readonly wantedTaps: RegExp[]
-  private readonly tensors: (NativeBuffer | number | boolean | null)[] = []
+  private readonly tensors: NativeTensorList = []
   private readonly ids = new Map<Tensor | Matrix, number>()
   private readonly code: number[] = []
   private readonly labels: string[] = []
   private readonly scopes: string[] = []
   private readonly device: RecordingDevice
   private readonly plainRows = new Map<Tensor, Tensor>()
-  readonly initialData = new Map<Tensor, HostTensor['data']>()
   readonly inputs = new Map<string, Tensor>()
   readonly taps = new Map<string, Tensor>()
 
@@ -113,7 +112,7 @@ export class Program {
   input(name: string, dtype: DType, shape: readonly number[]): Tensor {
     const tensor = this.alloc(dtype, shape)
     this.inputs.set(name, tensor)
-    this.keep(tensor)
+    this.tensors[TENSOR_FIELDS * this.idOf(tensor) + 4] = TENSOR_USE.input
     return tensor
   }
 
@@ -121,14 +120,14 @@ export class Program {
   use(value: TensorLike): Tensor {
     if (value instanceof Tensor) return value
     const tensor = this.alloc(value.dtype, value.shape)
-    this.initialData.set(tensor, value.data)
-    this.keep(tensor)
+    this.tensors[TENSOR_FIELDS * this.idOf(tensor) + 5] = value.data
     return tensor
   }
 
-  /** Keeps a tensor's bytes for the whole run, so that it can be read at its end. */
-  keep(tensor: Tensor): void {
-    this.tensors[5 * this.idOf(tensor) + 4] = true
+  /** Keeps a tensor's bytes for the whole run and reads them at its end. */
+  addResult(tensor: Tensor): void {
+    const use = TENSOR_FIELDS * this.idOf(tensor) + 4
+    this.tensors[use] = (this.tensors[use] as number) | TENSOR_USE.result
   }
 
   /** Offers a value to whoever observes the run; costs nothing, and is not even made, unless it was asked for. */
@@ -136,7 +135,7 @@ export class Program {
     if (!this.wantedTaps.some((wanted) => wanted.test(name))) return
     const tensor = this.asRows(value instanceof Tensor ? value : value())
     this.taps.set(name, tensor)
-    this.keep(tensor)
+    this.addResult(tensor)
   }
 
   /** Labels the records made inside: `p.scope('layers.5', () => ...)`. */
@@ -177,13 +176,13 @@ export class Program {
       id = this.ids.size
       this.ids.set(tensor, id)
       const offset = tensor instanceof Tensor ? tensor.offset : 0
-      this.tensors.push(tensor.buffer, offset, tensor.bytes, dtypeIndex(tensor.dtype), false)
+      this.tensors.push(tensor.buffer, offset, tensor.bytes, dtypeIndex(tensor.dtype), 0, null)
     }
     return id
   }
 
   /** The arguments of native.program. */
-  encode(): { tensors: (NativeBuffer | number | boolean | null)[]; code: Float64Array; labels: string[] } {
+  encode(): { tensors: NativeTensorList; code: Float64Array; labels: string[] } {
     return { tensors: this.tensors, code: Float64Array.from(this.code), labels: this.labels }
   }
 }

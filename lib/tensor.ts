@@ -24,6 +24,9 @@ export const bytesPerElement = (dtype: DType): number => BYTES[dtype]
 export const dtypeIndex = (dtype: DType | MatrixDtype): number => NATIVE_DTYPES.indexOf(dtype)
 export const isQuantised = (dtype: DType | MatrixDtype): dtype is 'int8' | 'int4' =>
   dtype === 'int8' || dtype === 'int4'
+/** A view of `length` numbers in a buffer. */
+export const typedArrayOn = (dtype: DType, buffer: ArrayBuffer, offset: number, length: number): TypedArray =>
+  new ARRAYS[dtype](buffer, offset, length)
 export const newTypedArray = (dtype: DType, length: number): TypedArray => new ARRAYS[dtype](length)
 
 export function numElements(shape: readonly number[]): number {

@@ -80,9 +80,7 @@ const PARTS: { name: string; files: RegExp; mayImport: string[] }[] = [
 ]
 
 /** Longer than MOST_LINES, and why one file is still better than two. */
-const LONG_FILES: Record<string, string> = {
-  'native/binding/device_binding.cpp': 'one short function per export of the addon, nothing else',
-}
+const LONG_FILES: Record<string, string> = {}
 
 /** npm packages the library itself may use; those of the terminal stay in cli/. */
 const LIBRARY_PACKAGES = ['@huggingface/jinja']

@@ -11,7 +11,7 @@ export function profiling(device: Device, profiles: Profile[]): Device {
   const compile = <R extends Results>(
     body: (p: Program) => R,
     options?: Pick<RunOptions, 'taps'>,
-  ): Pick<CompiledProgram<R>, 'run' | 'dispose'> => {
+  ): Pick<CompiledProgram<R>, 'stage' | 'run' | 'dispose'> => {
     const program = device.compile(body, options)
     return {
       async run(inputs) {
@@ -19,6 +19,7 @@ export function profiling(device: Device, profiles: Profile[]): Device {
         profiles.push(result.profile ?? [])
         return result
       },
+      stage: () => program.stage(),
       dispose: () => program.dispose(),
     }
   }

@@ -79,21 +79,15 @@ export class ModelRunner {
   }
 
   async step(sequences: readonly SequenceStep[], options: StepOptions): Promise<StepResult> {
-    const { inputs, shape, capacityPerGroup } = this.layOut(sequences, options.expertCapacity)
+    const shape = this.shapeOf(sequences, options.expertCapacity)
     const { program, kept } = this.programFor(shape, options)
-    const { sampling } = options
-    if (sampling) {
-      inputs.sample_floats = sampling.floats
-      inputs.sample_ints = sampling.ints
-      if (sampling.history) inputs.history = sampling.history.ids
-      if (sampling.bias) {
-        inputs.bias_ids = sampling.bias.ids
-        inputs.bias_values = sampling.bias.values
-      }
-    }
-    const { values, taps } = await program.run(inputs).finally(() => {
-      if (!kept) program.dispose()
-    })
+    const inputs = program.stage()
+    fillRows(inputs, sequences, shape)
+    const capacityPerGroup = fillCapacity(inputs, this.config, options.expertCapacity)
+    if (options.sampling) fillSampling(inputs, options.sampling)
+    const running = program.run()
+    if (!kept) program.dispose() // the run in flight keeps what it needs
+    const { values, taps } = await running
     const tokens = values.token?.data as Int32Array | undefined
     if (tokens?.some((id) => id < 0)) {
       throw new OpenMoeError(
@@ -112,66 +106,33 @@ export class ModelRunner {
     }
   }
 
-  /** Flattens the sequences into rows, one after the other. */
-  private layOut(
-    sequences: readonly SequenceStep[],
-    expertCapacity: ExpertCapacity,
-  ): { inputs: Record<string, TypedArray>; shape: ForwardShape; capacityPerGroup: number[] } {
-    const numSeqs = sequences.length
-    const numTokens = sequences.reduce((sum, s) => sum + s.ids.length, 0)
-    const maxBlocks = Math.ceil(this.config.maxPositionEmbeddings / PAGE_TOKENS)
-    const ids = new Int32Array(numTokens)
-    const positions = new Int32Array(numTokens)
-    const seqOffsets = new Int32Array(numSeqs + 1)
-    const seqPositions = new Int32Array(numSeqs)
-    const blockTable = new Int32Array(numSeqs * maxBlocks)
-    const logitRows: number[] = []
-    let row = 0
-    sequences.forEach((sequence, s) => {
-      ids.set(sequence.ids, row)
-      for (let i = 0; i < sequence.ids.length; i++) positions[row + i] = sequence.position + i
-      logitRows.push(...sequence.logitRows.map((r) => row + r))
-      seqPositions[s] = sequence.position
-      blockTable.set(sequence.pages, s * maxBlocks)
-      row += sequence.ids.length
-      seqOffsets[s + 1] = row
-    })
-    const groupOffsets = expertCapacity === 'sequence' ? seqOffsets : Int32Array.of(0, numTokens)
-    const numGroups = groupOffsets.length - 1
-    const capacity = new Int32Array(numGroups).fill(-1)
-    if (expertCapacity !== 'dropless') {
-      for (let g = 0; g < numGroups; g++) {
-        capacity[g] = capacityFor(this.config, groupOffsets[g + 1]! - groupOffsets[g]!)
-      }
+  private shapeOf(sequences: readonly SequenceStep[], expertCapacity: ExpertCapacity): ForwardShape {
+    let numTokens = 0
+    let numLogitRows = 0
+    for (const { ids, logitRows } of sequences) {
+      numTokens += ids.length
+      numLogitRows += logitRows.length
     }
     return {
-      inputs: {
-        token_ids: ids,
-        positions,
-        seq_offsets: seqOffsets,
-        seq_positions: seqPositions,
-        block_table: blockTable,
-        group_offsets: groupOffsets,
-        capacity,
-        logit_rows: Int32Array.from(logitRows),
-      },
-      shape: { numTokens, numSeqs, numGroups, maxBlocks, numLogitRows: logitRows.length },
-      capacityPerGroup: expertCapacity === 'dropless' ? [] : [...capacity],
+      numTokens,
+      numSeqs: sequences.length,
+      numGroups: expertCapacity === 'sequence' ? sequences.length : 1,
+      maxBlocks: Math.ceil(this.config.maxPositionEmbeddings / PAGE_TOKENS),
+      numLogitRows,
     }
   }
 
   private programFor(shape: ForwardShape, options: StepOptions): { program: StepProgram; kept: boolean } {
     const { sampling, taps = [], returnLogits = false } = options
-    const key = JSON.stringify([
-      Object.values(shape),
-      sampling && [sampling.vocabLimit, sampling.numTop, sampling.history?.max, sampling.bias?.max],
-      taps,
-      returnLogits,
-    ])
+    const { numTokens, numSeqs, numGroups, numLogitRows } = shape
+    const sampled = sampling
+      ? `${sampling.vocabLimit} ${sampling.numTop} ${sampling.history?.max} ${sampling.bias?.max}`
+      : ''
+    const key = `${numTokens} ${numSeqs} ${numGroups} ${numLogitRows} ${returnLogits} ${sampled} ${taps.join()}`
     let program = this.kept.get(key)
     if (!program) {
       program = this.record(shape, options)
-      if (shape.numTokens > MAX_KEPT_TOKENS) return { program, kept: false }
+      if (numTokens > MAX_KEPT_TOKENS) return { program, kept: false }
     }
     this.kept.delete(key) // a Map iterates in insertion order: the first key is the one unused for longest
     this.kept.set(key, program)
@@ -211,5 +172,50 @@ export class ModelRunner {
       },
       { taps: options.taps },
     )
+  }
+}
+
+type Inputs = Readonly<Record<string, TypedArray>>
+
+/** Flattens the sequences into rows, one after the other. */
+function fillRows(inputs: Inputs, sequences: readonly SequenceStep[], { maxBlocks }: ForwardShape): void {
+  const { token_ids, positions, seq_offsets, seq_positions, block_table, logit_rows } = inputs
+  let row = 0
+  let logitRow = 0
+  for (let s = 0; s < sequences.length; s++) {
+    const { ids, position, pages, logitRows } = sequences[s]!
+    for (const wanted of logitRows) logit_rows![logitRow++] = row + wanted
+    seq_positions![s] = position
+    block_table!.set(pages, s * maxBlocks)
+    for (let i = 0; i < ids.length; i++) {
+      token_ids![row] = ids[i]!
+      positions![row++] = position + i
+    }
+    seq_offsets![s + 1] = row
+  }
+}
+
+/** @returns slots per expert of each capacity group */
+function fillCapacity(inputs: Inputs, config: OpenMoeConfig, expertCapacity: ExpertCapacity): number[] {
+  const { group_offsets, capacity, seq_offsets, token_ids } = inputs
+  if (expertCapacity === 'sequence') group_offsets!.set(seq_offsets!)
+  else group_offsets![1] = token_ids!.length
+  if (expertCapacity === 'dropless') {
+    capacity!.fill(-1)
+    return []
+  }
+  for (let g = 0; g < capacity!.length; g++) {
+    capacity![g] = capacityFor(config, group_offsets![g + 1]! - group_offsets![g]!)
+  }
+  return [...capacity!]
+}
+
+function fillSampling(inputs: Inputs, { floats, ints, history, bias }: SamplingInputs): void {
+  inputs.sample_floats?.set(floats)
+  inputs.sample_ints?.set(ints)
+  if (history) inputs.history?.set(history.ids)
+  if (bias) {
+    inputs.bias_ids?.set(bias.ids)
+    inputs.bias_values?.set(bias.values)
   }
 }

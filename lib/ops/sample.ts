@@ -73,12 +73,18 @@ export function writeSampleRow(
     'sample',
     `seed is ${given}, expected an integer: a number up to 2^53 or a bigint`,
   )
-  const seed = BigInt(given)
-  const [low, high] = [Number(BigInt.asIntN(32, seed)), Number(BigInt.asIntN(32, seed >> 32n))]
+  const [low, high] = wordsOf(given)
   ints.set(
     [topK, low, high, choice, position, historyLength, promptLength, numBias, forcedId],
     row * sampleInts.count,
   )
+}
+
+/** The 64 bits of a seed, as two 32-bit integers. */
+function wordsOf(seed: number | bigint): [low: number, high: number] {
+  // Without bigints where a number holds it: this runs for every token.
+  if (typeof seed === 'number') return [seed | 0, Math.floor(seed / 2 ** 32) | 0]
+  return [Number(BigInt.asIntN(32, seed)), Number(BigInt.asIntN(32, seed >> 32n))]
 }
 
 export interface Sampled {

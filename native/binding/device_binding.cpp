@@ -1,58 +1,13 @@
 #include "binding/device_binding.h"
 
-#include <cmath>
-#include <cstring>
-
-#include "program/program.h"
+#include "binding/arguments.h"
+#include "binding/completions.h"
+#include "program/op_registry.h"
 #include "support/error.h"
 
 namespace openmoe {
 
-template <>
-struct HandleType<Buffer> {
-  static constexpr napi_type_tag tag = {0x6f70656e6d6f6502, 0x627566666572};
-  static constexpr const char* name = "buffer";
-};
-template <>
-struct HandleType<Program> {
-  static constexpr napi_type_tag tag = {0x6f70656e6d6f6503, 0x70726f6772616d};
-  static constexpr const char* name = "program";
-};
-
 namespace {
-
-double number(const Napi::Value& value, const char* what, double max = 9007199254740991.0) {
-  const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
-  if (!(number >= 0 && number <= max) || number != std::floor(number))
-    fail_arg(std::string(what) + " must be a whole number from 0 to " + std::to_string(static_cast<int64_t>(max)));
-  return number;
-}
-
-Napi::Array array_of(const Napi::Value& value, const char* what) {
-  if (!value.IsArray()) fail_arg(std::string(what) + " must be an array");
-  return value.As<Napi::Array>();
-}
-
-DType dtype(const Napi::Value& value) { return static_cast<DType>(number(value, "dtype", kNumDTypes - 1)); }
-
-struct Bytes {
-  void* data;
-  size_t size;
-};
-
-Bytes bytes_of(const Napi::Value& value) {
-  if (!value.IsTypedArray()) fail_arg("expected a typed array");
-  const auto array = value.As<Napi::TypedArray>();
-  auto* base = static_cast<std::byte*>(array.ArrayBuffer().Data());
-  if (!base && array.ByteLength() > 0) fail_arg("the typed array's buffer is detached");
-  return {base ? base + array.ByteOffset() : nullptr, array.ByteLength()};
-}
-
-void check_range(const Buffer& buffer, double offset, size_t bytes) {
-  if (offset > static_cast<double>(buffer.bytes()) || bytes > buffer.bytes() - static_cast<size_t>(offset))
-    fail_arg("bytes " + std::to_string(static_cast<int64_t>(offset)) + " to +" + std::to_string(bytes) +
-             " are outside a buffer of " + std::to_string(buffer.bytes()));
-}
 
 // Sizes come from JavaScript: nothing here may overflow, a wrapped size would pass every later check.
 size_t checked_matrix_bytes(const Device& device, const MatrixShape& m) {
@@ -262,106 +217,6 @@ Napi::Value pack_matrix(const Napi::CallbackInfo& info) {
       {info[0], info[1]});
 }
 
-// program(device, tensors, code, labels): tensors is a flat array of [buffer|null, offset, bytes, dtype, keep].
-Napi::Value program(const Napi::CallbackInfo& info) {
-  auto device = from_handle<DeviceHandle>(info[0]);
-  const Napi::Array list = array_of(info[1], "tensors");
-  std::vector<ProgramTensor> tensors;  // grown entry by entry: the length of a sparse array means nothing
-  for (uint32_t i = 0; i + 4 < list.Length(); i += 5) {
-    ProgramTensor t;
-    const Napi::Value buffer = list.Get(i);
-    if (!buffer.IsNull()) t.buffer = from_handle<Buffer>(buffer);
-    t.offset = static_cast<size_t>(number(list.Get(i + 1), "offset"));
-    t.bytes = static_cast<size_t>(number(list.Get(i + 2), "bytes", 1e15));
-    t.dtype = dtype(list.Get(i + 3));
-    t.keep = list.Get(i + 4).ToBoolean();
-    if (t.buffer) check_range(*t.buffer, static_cast<double>(t.offset), t.bytes);
-    tensors.push_back(std::move(t));
-  }
-  const Napi::Array names = array_of(info[3], "labels");
-  std::vector<std::string> labels;
-  for (uint32_t i = 0; i < names.Length(); ++i) {
-    const Napi::Value name = names.Get(i);
-    if (!name.IsString()) fail_arg("labels must be strings");
-    labels.push_back(name.As<Napi::String>());
-  }
-  const Bytes code = bytes_of(info[2]);  // last: the lists may have getters
-  std::vector<double> values(code.size / sizeof(double));
-  if (!values.empty()) std::memcpy(values.data(), code.data, values.size() * sizeof(double));
-  std::shared_ptr<Program> made = make_program(*device->device(), std::move(tensors), values, labels);
-  return make_handle(info.Env(), std::move(made));
-}
-
-// freeProgram(program): a program holds on to its weights, so it must not wait for the garbage collector.
-Napi::Value free_program(const Napi::CallbackInfo& info) {
-  slot_of<Program>(info[0]).reset();
-  return info.Env().Undefined();
-}
-
-struct Transfer {
-  size_t tensor;
-  Bytes host;
-  std::vector<std::byte> copy;
-};
-
-// `arrays` receives the typed arrays. All are fetched before any address is taken: a getter could detach one.
-std::vector<Transfer> transfers(const Program& program, const Napi::Value& list, std::vector<Napi::Value>& arrays) {
-  const Napi::Array pairs = array_of(list, "transfers");
-  std::vector<Transfer> result;
-  const size_t first = arrays.size();
-  for (uint32_t i = 0; i + 1 < pairs.Length(); i += 2) {
-    result.push_back({static_cast<size_t>(number(pairs.Get(i), "tensor", 1e9)), {}, {}});
-    arrays.push_back(pairs.Get(i + 1));
-  }
-  for (size_t i = 0; i < result.size(); ++i) {
-    if (result[i].tensor >= program.tensors.size()) fail_arg("no such tensor in the program");
-    const ProgramTensor& tensor = program.tensors[result[i].tensor];
-    if (tensor.buffer || !tensor.keep) fail_arg("only inputs and results of a program can be transferred");
-    result[i].host = bytes_of(arrays[first + i]);
-    if (result[i].host.size > tensor.bytes) fail_arg("the array is larger than the tensor");
-  }
-  return result;
-}
-
-// run(device, program, [tensor, array, ...] inputs, [tensor, array, ...] results, flags): flags 1 = times, 2 = NaN
-// check.
-Napi::Value run(const Napi::CallbackInfo& info) {
-  auto device = from_handle<DeviceHandle>(info[0]);
-  auto program = from_handle<Program>(info[1]);
-  const int flags = static_cast<int>(number(info[4], "flags", 3));
-  std::vector<Napi::Value> read_only, keep = {info[0]};
-  auto inputs = transfers(*program, info[2], read_only);
-  for (Transfer& t : inputs) {
-    const auto* begin = static_cast<const std::byte*>(t.host.data);
-    t.copy.assign(begin, begin + t.host.size);
-  }
-  auto results = transfers(*program, info[3], keep);
-  auto times = std::make_shared<std::vector<double>>();
-  return device->submit(
-      info.Env(),
-      [=, inputs = std::move(inputs), results = std::move(results)](Device& d, const std::atomic<bool>& stop) {
-        for (const Transfer& t : inputs)
-          d.write_arena(*program, program->tensors[t.tensor].offset, t.copy.data(), t.copy.size());
-        Device::RunOptions options;
-        options.stop = &stop;
-        options.microseconds = flags & 1 ? times.get() : nullptr;
-        options.check_finite = flags & 2;
-        d.run(*program, options);
-        for (const Transfer& t : results) d.read_arena(program->tensors[t.tensor].offset, t.host.data, t.host.size);
-      },
-      keep,
-      [times](Napi::Env env) -> Napi::Value {
-        if (times->empty()) return env.Undefined();
-        Napi::Float64Array array = Napi::Float64Array::New(env, times->size());
-        for (size_t i = 0; i < times->size(); ++i) array[i] = (*times)[i];
-        return array;
-      });
-}
-
-Napi::Value program_bytes(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(from_handle<Program>(info[0])->arena_bytes));
-}
-
 Napi::Value close(const Napi::CallbackInfo& info) {
   return from_handle<DeviceHandle>(info[0])->close(info.Env(), info[0]);
 }
@@ -387,10 +242,6 @@ void init_device(Napi::Env env, Napi::Object exports) {
   add("loadMatrix", load_matrix);
   add("loadRows", load_rows);
   add("packMatrix", pack_matrix);
-  add("program", program);
-  add("programBytes", program_bytes);
-  add("freeProgram", free_program);
-  add("run", run);
 }
 
 }  // namespace openmoe
