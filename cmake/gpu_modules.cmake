@@ -16,7 +16,7 @@ set_target_properties(openmoe_cuda_emulator PROPERTIES PREFIX "" SUFFIX ".so")
 
 # Programs for a machine with a GPU, which `npm run gpu:check` builds and runs; here for the emulator, to prove them right.
 set(GPU_PROGRAMS tests/native/gpu_conformance_test.cpp bench/gpu/moe_bench.cpp)
-foreach(source IN LISTS GPU_PROGRAMS)
+foreach(source IN LISTS GPU_PROGRAMS ITEMS tests/native/gpu_launches.cpp)
   get_filename_component(name ${source} NAME_WE)
   string(REPLACE "_test" "" name ${name})
   if(EXISTS ${CMAKE_SOURCE_DIR}/${source}) # not in the published package
@@ -47,6 +47,10 @@ if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # older CMakes do not know that new
 endif()
 # A fused multiply-add is written fma() where it is wanted, on the GPU as on the CPU.
 set(GPU_OPTIONS "$<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;--expt-relaxed-constexpr>")
+if(UNIX) # what ptxas says of every kernel, for npm run cuda:gate
+  list(APPEND GPU_OPTIONS "$<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v>")
+  set(CMAKE_CUDA_COMPILER_LAUNCHER sh ${CMAKE_SOURCE_DIR}/cmake/keep_output.sh ${CMAKE_CUDA_COMPILER_LAUNCHER})
+endif()
 add_library(gpu_kernels OBJECT ${GPU_KERNELS})
 add_library(openmoe_cuda MODULE native/gpu/cuda_runtime.cu $<TARGET_OBJECTS:gpu_kernels>)
 set_target_properties(openmoe_cuda PROPERTIES PREFIX "" SUFFIX ".so")

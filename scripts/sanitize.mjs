@@ -1,6 +1,6 @@
 // The native tests under ASan + UBSan and under TSan, the addon's tests under ASan, and proof that a planted bug is
 // caught; the tests on the emulated GPU under ASan. Usage: npm run sanitize [address|thread|addon|emulator ...]
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { readdirSync, realpathSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
@@ -11,11 +11,11 @@ const wanted = process.argv.slice(2)
 const wants = (name) => wanted.length === 0 || wanted.includes(name)
 let failed = 0
 
-if (wants('address')) nativeTests('address', 'address,undefined', 'overflow')
-if (wants('thread')) nativeTests('thread', 'thread', 'race')
-if (wants('addon')) addonTests('addon', 'addon', ['tests/ops', 'tests/tokenizer'])
+if (wants('address')) await nativeTests('address', 'address,undefined', 'overflow')
+if (wants('thread')) await nativeTests('thread', 'thread', 'race')
+if (wants('addon')) await addonTests('addon', 'addon', ['tests/ops', 'tests/tokenizer'])
 if (wants('emulator'))
-  addonTests('emulator', 'address', [
+  await addonTests('emulator', 'address', [
     'tests/device',
     'tests/layers',
     'tests/ops/moe_',
@@ -26,7 +26,7 @@ if (wants('emulator'))
 process.exit(failed === 0 ? 0 : 1)
 
 /** Builds tests/native with a sanitizer, runs every program, then one with a planted bug, which must fail. */
-function nativeTests(name, sanitizers, bug) {
+async function nativeTests(name, sanitizers, bug) {
   const programs = readdirSync(join(root, 'tests', 'native'))
     .filter((file) => file.endsWith('.cpp'))
     .map((file) => basename(file, '.cpp'))
@@ -35,16 +35,25 @@ function nativeTests(name, sanitizers, bug) {
   const tested = programs.filter((program) => !skipped.includes(program))
   const folder = build(name, sanitizers, tested)
   for (const program of skipped) console.log(`skip ${name}: ${program}: it has one thread`)
-  for (const program of tested) expect(`${name}: ${program}`, run(join(folder, program), []), true)
-  const planted = join(folder, 'thread_pool_test')
-  expect(`${name}: planted ${bug} is caught`, run(planted, [`--plant=${bug}`]), false)
+  const work = tested.map((program) => async () => {
+    expect(`${name}: ${program}`, await run(join(folder, program), []), true)
+  })
+  work.push(async () => {
+    const planted = await run(join(folder, 'thread_pool_test'), [`--plant=${bug}`])
+    expect(`${name}: planted ${bug} is caught`, planted, false)
+  })
+  await Promise.all(
+    Array.from({ length: availableParallelism() }, async () => {
+      for (let next = work.shift(); next; next = work.shift()) await next()
+    }),
+  )
 }
 
 /** Tests against an ASan build of the addon and of the emulator, inside the stock node. */
-function addonTests(name, buildName, tests) {
+async function addonTests(name, buildName, tests) {
   const folder = build(buildName, 'address,undefined', ['openmoe', 'openmoe_cuda_emulator'])
   const library = (name) => realpathSync(output('g++', [`-print-file-name=${name}`]))
-  const status = run('npx', ['vitest', 'run', ...tests], {
+  const status = await run('npx', ['vitest', 'run', ...tests], {
     OPENMOE_NATIVE_PATH: join(folder, 'openmoe.node'),
     // libstdc++ after libasan, so that exceptions are intercepted; leaks are node's own at exit
     LD_PRELOAD: `${library('libasan.so')} ${library('libstdc++.so')}`,
@@ -71,9 +80,9 @@ function build(name, sanitizers, targets) {
 }
 
 function run(command, args, env = {}) {
-  const result = spawnSync(command, args, {
+  const child = spawn(command, args, {
     cwd: root,
-    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'pipe'],
     env: {
       ...process.env,
       TSAN_OPTIONS: 'halt_on_error=1',
@@ -81,7 +90,12 @@ function run(command, args, env = {}) {
       ...env,
     },
   })
-  return { ok: result.status === 0, text: `${result.stdout}${result.stderr}` }
+  let text = ''
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (text += data))
+  return new Promise((done, failed) => {
+    child.on('error', failed)
+    child.on('close', (status) => done({ ok: status === 0, text }))
+  })
 }
 
 function expect(what, { ok, text }, wantOk) {
