@@ -84,6 +84,11 @@ export class Device implements RecordingDevice {
     return new Tensor(this, dtype, shape, { buffer, offset: 0 })
   }
 
+  /** The first elements of a persistent tensor, as a tensor of its own over the same memory. */
+  view(of: Tensor, shape: readonly number[]): Tensor {
+    return new Tensor(this, of.dtype, shape, { buffer: persistent(of), offset: of.offset })
+  }
+
   /** Copies a host tensor to the device. */
   async upload(from: HostTensor): Promise<Tensor> {
     const tensor = this.empty(from.dtype, from.shape)

@@ -1,10 +1,20 @@
 // The loop: decides who runs next, runs one step for all of them, hands out the tokens. One step mixes sequences that
 // decode with chunks of prompts; in dropless mode nobody's result depends on who else is in it.
+//
+// While a step runs, the next one is handed over already where that is possible: the tokens it continues are still on the
+// device (SequenceStep.ids). So the device never waits for JavaScript, and an end that only the text shows costs one row
+// of one step that nobody looks at (docs/adr/0033).
 import { OpenMoeError } from '../errors.ts'
 import type { KvCache } from '../model/kv_cache.ts'
-import type { ExpertCapacity, ModelRunner, SequenceStep, StepResult } from '../model/runner.ts'
+import {
+  type ExpertCapacity,
+  MAX_FOLLOWED_ROWS,
+  type ModelRunner,
+  type SequenceStep,
+  type StepResult,
+} from '../model/runner.ts'
 import { type FinishReason, type Request, Sequence } from './request.ts'
-import { samplingInputs } from './sampling.ts'
+import { needsHistory, samplingInputs } from './sampling.ts'
 
 export interface EngineOptions {
   expertCapacity: ExpertCapacity
@@ -25,6 +35,16 @@ interface Turn {
   step: SequenceStep
 }
 
+/** A step that was handed to the device. */
+interface Step {
+  turns: readonly Turn[]
+  /** Who gets a token, in order of the rows. */
+  sampled: readonly Sequence[]
+  started: number
+  /** Never rejects: an error may come while nobody waits for this step yet. */
+  outcome: Promise<{ result: StepResult } | { error: unknown }>
+}
+
 export class Engine {
   private readonly runner: ModelRunner
   private readonly cache: KvCache
@@ -33,6 +53,7 @@ export class Engine {
   private running: Sequence[] = []
   private loop: Promise<void> | null = null
   private closed: OpenMoeError | null = null
+  private lastEnd = 0
 
   constructor(runner: ModelRunner, cache: KvCache, options: EngineOptions) {
     this.runner = runner
@@ -67,31 +88,28 @@ export class Engine {
 
   private async run(): Promise<void> {
     await Promise.resolve() // requests submitted together start together
+    let current: Step | null = null
     for (;;) {
       this.forget()
       this.admit()
-      const turns = this.nextTurns()
-      if (turns.length === 0) {
+      const next: Step | null = this.start(current)
+      if (!current && !next) {
         this.loop = null // here, not when the promise settles: a request could come in between and wait for ever
         return
       }
-      try {
-        await this.step(turns)
-      } catch (error) {
-        // A failed step cannot be blamed on one of its sequences: all of them end, the others go on.
-        for (const { sequence } of turns) this.end(sequence, error)
-      }
+      const failed: boolean = current !== null && !(await this.finish(current))
+      if (failed && next) await this.takeBack(next)
+      current = failed ? null : next
     }
   }
 
-  /** Drops ended sequences. Their pages are free only now: until here a step might have been using them. */
+  /** Drops ended sequences. Their pages are free only when no step can be using them. */
   private forget(): void {
+    const isOver = ({ done, stepsInFlight }: Sequence): boolean => done && stepsInFlight === 0
     for (const sequence of this.running) {
-      if (!sequence.done || !sequence.pages) continue
-      this.cache.release(sequence.pages)
-      sequence.pages = null
+      if (isOver(sequence)) this.cache.release(sequence.pages!)
     }
-    this.running = this.running.filter((sequence) => !sequence.done)
+    this.running = this.running.filter((sequence) => !isOver(sequence))
     const waiting = this.waiting.filter((sequence) => !sequence.done)
     this.waiting.splice(0, this.waiting.length, ...waiting)
   }
@@ -111,35 +129,51 @@ export class Engine {
   }
 
   /** Everyone who decodes gets a row; prompts share the chunk, in order of arrival. */
-  private nextTurns(): Turn[] {
+  private nextTurns(current: Step | null): Turn[] {
     let budget = this.options.prefillChunk
     const turns: Turn[] = []
     for (const sequence of this.running) {
-      const left = sequence.length - sequence.cached
+      const { request, cached, sampled, isAwaited, done } = sequence
+      if (done || sampled >= request.maxTokens) continue
+      const left = request.prompt.length + sampled - cached
       // Under a capacity limit a prompt is one group: cut in chunks it would drop other tokens (spec 4.4).
       const whole = this.options.expertCapacity !== 'dropless' || left === 1
       const count = whole ? left : Math.min(left, budget)
       if (count === 0) continue
       if (left > 1) budget = Math.max(0, budget - count)
-      const end = sequence.cached + count
       turns.push({
         sequence,
         step: {
-          ids: sequence.ids(sequence.cached, end),
-          position: sequence.cached,
+          ids: isAwaited ? [-1 - current!.sampled.indexOf(sequence)] : sequence.ids(cached, cached + count),
+          position: cached,
           pages: sequence.pages!,
-          logitRows: end === sequence.length ? [count - 1] : [],
+          logitRows: count === left ? [count - 1] : [],
         },
       })
     }
     return turns
   }
 
-  private async step(turns: readonly Turn[]): Promise<void> {
-    const { expertCapacity, vocabLimit, maxContext, taps, onStep } = this.options
+  /** Hands the next step to the device; null when there is none, or when it has to wait for what `current` brings. */
+  private start(current: Step | null): Step | null {
+    const turns = this.nextTurns(current)
+    if (turns.length === 0 || (current && !canFollow(turns, current))) return null
     const sampled = turns.filter(({ step }) => step.logitRows.length > 0).map(({ sequence }) => sequence)
-    const started = performance.now()
-    const result = await this.runner.step(
+    const outcome = this.execute(turns, sampled).then(
+      (result) => ({ result }),
+      (error: unknown) => ({ error }),
+    )
+    for (const { sequence, step } of turns) {
+      sequence.cached += step.ids.length
+      sequence.sampled += step.logitRows.length
+      sequence.stepsInFlight++
+    }
+    return { turns, sampled, started: performance.now(), outcome }
+  }
+
+  private async execute(turns: readonly Turn[], sampled: readonly Sequence[]): Promise<StepResult> {
+    const { expertCapacity, vocabLimit, maxContext, taps } = this.options
+    return this.runner.step(
       turns.map(({ step }) => step),
       {
         expertCapacity,
@@ -147,9 +181,32 @@ export class Engine {
         sampling: sampled.length > 0 ? samplingInputs(sampled, vocabLimit, maxContext) : undefined,
       },
     )
-    onStep?.(result, performance.now() - started)
-    for (const { sequence, step } of turns) sequence.cached += step.ids.length
-    sampled.forEach((sequence, row) => this.accept(sequence, row, sampled.length, result))
+  }
+
+  /** Waits for a step and hands out its tokens. False when it failed. */
+  private async finish({ turns, sampled, started, outcome }: Step): Promise<boolean> {
+    const ended = await outcome
+    for (const { sequence } of turns) sequence.stepsInFlight--
+    if ('error' in ended) {
+      // A failed step cannot be blamed on one of its sequences: all of them end, the others go on.
+      for (const { sequence } of turns) this.end(sequence, ended.error)
+      return false
+    }
+    const now = performance.now()
+    this.options.onStep?.(ended.result, now - Math.max(started, this.lastEnd))
+    this.lastEnd = now
+    sampled.forEach((sequence, row) => this.accept(sequence, row, sampled.length, ended.result))
+    return true
+  }
+
+  /** Forgets a step that followed a failed one: what it made of sequences that still go on is made again. */
+  private async takeBack({ turns, outcome }: Step): Promise<void> {
+    await outcome
+    for (const { sequence, step } of turns) {
+      sequence.stepsInFlight--
+      sequence.cached -= step.ids.length
+      sequence.sampled -= step.logitRows.length
+    }
   }
 
   private accept(sequence: Sequence, row: number, rows: number, result: StepResult): void {
@@ -177,6 +234,17 @@ export class Engine {
     sequence.done = true
     sequence.request.onEnd(error)
   }
+}
+
+/**
+ * Whether a step can be handed over before the tokens of `current` are known. Not one that holds a prompt: it would keep
+ * requests that come meanwhile waiting for two steps.
+ */
+function canFollow(turns: readonly Turn[], current: Step): boolean {
+  if (current.sampled.length > MAX_FOLLOWED_ROWS) return false
+  return turns.every(
+    ({ sequence, step }) => step.ids.length === 1 && !(sequence.isAwaited && needsHistory(sequence)),
+  )
 }
 
 function finishReasonOf(sequence: Sequence, token: number): FinishReason | null {

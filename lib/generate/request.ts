@@ -36,11 +36,19 @@ export class Sequence {
   readonly request: Request
   readonly output: number[] = []
   pages: Int32Array | null = null
-  /** Tokens whose keys and values are cached. */
+  /** Tokens whose keys and values are cached once the steps in flight are done. */
   cached = 0
+  /** Tokens that were sampled once the steps in flight are done: those of `output`, and the one still awaited. */
+  sampled = 0
+  stepsInFlight = 0
   done = false
   constructor(request: Request) {
     this.request = request
+  }
+
+  /** Whether its last token is still on the device. */
+  get isAwaited(): boolean {
+    return this.sampled > this.output.length
   }
 
   get length(): number {

@@ -29,7 +29,7 @@ export function samplingInputs(
     writeSampleRow(floats, ints, row, {
       ...options,
       choice: 0,
-      position: sequence.output.length,
+      position: sequence.sampled,
       historyLength: penalised ? sequence.length : 0,
       promptLength: penalised ? prompt.length : 0,
       numBias: biases[row]!.length,
@@ -44,7 +44,7 @@ export function samplingInputs(
   return { floats, ints, history, bias, vocabLimit, numTop }
 }
 
-function needsHistory({ request: { options } }: Sequence): boolean {
+export function needsHistory({ request: { options } }: Sequence): boolean {
   return options.repetitionPenalty !== 1 || options.frequencyPenalty !== 0 || options.presencePenalty !== 0
 }
 

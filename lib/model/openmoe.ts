@@ -25,6 +25,7 @@ export interface ForwardShape {
  * Records one forward pass over packed sequences (never padded). Inputs, all i32, in the order a caller fills them:
  * token_ids and positions [num_tokens], seq_offsets [num_seqs + 1], seq_positions [num_seqs], block_table
  * [num_seqs, max_blocks], group_offsets [num_groups + 1], capacity [num_groups], logit_rows [num_logit_rows].
+ * @param previous i32: what the run before has sampled; a token id below 0 stands for `previous[-1 - id]`
  * @returns f32 [num_logit_rows, vocab_size], or null without logit rows
  */
 export function openMoe(
@@ -33,6 +34,7 @@ export function openMoe(
   weights: ModelWeights,
   cache: KvCache,
   shape: ForwardShape,
+  previous?: Tensor,
 ): Tensor | null {
   const { numTokens, numSeqs, numGroups, maxBlocks, numLogitRows } = shape
   const ids = p.input('token_ids', 'i32', [numTokens])
@@ -50,7 +52,7 @@ export function openMoe(
     groups,
     allRows: p.use(tensor(Int32Array.of(0, numTokens), [2])),
   }
-  let x = p.scope('embed_tokens', () => embedding(p, weights.embedTokens, ids))
+  let x = p.scope('embed_tokens', () => embedding(p, weights.embedTokens, ids, previous))
   weights.layers.forEach((layer, i) => {
     x = p.scope(`layers.${i}`, () => decoderLayer(p, x, layer, config, i, cache.layer(i), batch))
   })

@@ -14,6 +14,7 @@ export const EXPERT_CAPACITIES: readonly ExpertCapacity[] = ['dropless', 'sequen
 
 /** The new tokens of one sequence in a run. */
 export interface SequenceStep {
+  /** An id below 0 stands for a token the step before has sampled and the host need not have seen: -1 less its row. */
   ids: ArrayLike<number>
   /** Absolute position of ids[0]: how many tokens of the sequence are cached. */
   position: number
@@ -57,6 +58,8 @@ type StepProgram = CompiledProgram<Record<string, Tensor>>
 // Decode steps repeat with the same sizes; anything larger is recorded anew, which costs far less than running it.
 const MAX_KEPT_PROGRAMS = 64
 const MAX_KEPT_TOKENS = 64
+/** Rows of a step that the next one can refer to. */
+export const MAX_FOLLOWED_ROWS = 64
 
 export class ModelRunner {
   private readonly kept = new Map<string, StepProgram>()
@@ -64,16 +67,20 @@ export class ModelRunner {
   private readonly config: OpenMoeConfig
   private readonly weights: ModelWeights
   private readonly cache: KvCache
+  /** Tokens of the last step that sampled, by row. */
+  private readonly sampled: Tensor
 
   constructor(device: Device, config: OpenMoeConfig, weights: ModelWeights, cache: KvCache) {
     this.device = device
     this.config = config
     this.weights = weights
     this.cache = cache
+    this.sampled = device.empty('i32', [MAX_FOLLOWED_ROWS])
   }
 
   /** Lets go of the recordings, and so of the weights. */
   dispose(): void {
+    this.device.free(this.sampled)
     for (const program of this.kept.values()) program.dispose()
     this.kept.clear()
   }
@@ -144,11 +151,16 @@ export class ModelRunner {
     return { program, kept: true }
   }
 
+  /** Where a step writes its tokens, so that the next one finds them there. */
+  private tokensOf(rows: number): Tensor | undefined {
+    return rows <= MAX_FOLLOWED_ROWS ? this.device.view(this.sampled, [rows]) : undefined
+  }
+
   private record(shape: ForwardShape, options: StepOptions): StepProgram {
     const { sampling } = options
     return this.device.compile(
       (p) => {
-        const logits = openMoe(p, this.config, this.weights, this.cache, shape)
+        const logits = openMoe(p, this.config, this.weights, this.cache, shape, this.sampled)
         const results: Record<string, Tensor> = {}
         if (!logits) return results
         if (options.returnLogits) results.logits = logits
@@ -165,7 +177,7 @@ export class ModelRunner {
             biasIds: bias && p.input('bias_ids', 'i32', [rows, bias.max]),
             biasValues: bias && p.input('bias_values', 'f32', [rows, bias.max]),
           },
-          { vocabLimit: sampling.vocabLimit, numTop: sampling.numTop },
+          { vocabLimit: sampling.vocabLimit, numTop: sampling.numTop, token: this.tokensOf(rows) },
         )
         for (const [name, tensor] of Object.entries(sampled)) if (tensor) results[name] = tensor as Tensor
         return results

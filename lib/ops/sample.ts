@@ -103,6 +103,7 @@ export interface Sampled {
  * @param params rows made by writeSampleRow(); history i32 [num_rows, max_history] (prompt, then output), biasIds i32 and
  *   biasValues f32 [num_rows, max_bias]
  * @param options.vocabLimit ids from here on are never taken (default: none)
+ * @param options.token i32 [num_rows]: a tensor to write the tokens into, instead of a new one
  */
 export function sample(
   p: Program,
@@ -114,7 +115,7 @@ export function sample(
     biasIds?: TensorLike
     biasValues?: TensorLike
   },
-  options: { vocabLimit?: number; numTop?: number } = {},
+  options: { vocabLimit?: number; numTop?: number; token?: Tensor } = {},
 ): Sampled {
   const [numRows = 0, vocabSize = 0] = expectTensor('sample', 'logits', logits, 'f32', [
     'num_rows',
@@ -133,7 +134,8 @@ export function sample(
     'bias_ids and bias_values must have one shape',
   )
   const use = (value: TensorLike | undefined): Tensor | undefined => value && p.use(value)
-  const token = p.alloc('i32', [numRows])
+  const token = options.token ?? p.alloc('i32', [numRows])
+  expectTensor('sample', 'token', token, 'i32', [numRows])
   const logprob = p.alloc('f32', [numRows])
   const topIds = numTop > 0 ? p.alloc('i32', [numRows, numTop]) : undefined
   const topLogprobs = numTop > 0 ? p.alloc('f32', [numRows, numTop]) : undefined

@@ -8,12 +8,17 @@
 
 namespace openmoe::OPENMOE_ISA {
 
+static int32_t row_of(const Embedding& a, int64_t token) {
+  const int32_t id = a.ids.as<int32_t>()[token];
+  const int64_t back = -1 - int64_t{id};
+  return id < 0 && a.previous && back < a.num_previous ? a.previous.as<int32_t>()[back] : id;
+}
+
 template <class T>
 static void gather_rows(const Embedding& a, Cpu& cpu) {
-  const int32_t* ids = a.ids.as<int32_t>();
   cpu.parallel_for(a.num_tokens, rows_per_chunk(a.hidden_size), [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
-      const T* row = a.table.as<T>() + int64_t{ids[t]} * a.hidden_size;
+      const T* row = a.table.as<T>() + int64_t{row_of(a, t)} * a.hidden_size;
       float* out = a.out.as<float>() + t * a.hidden_size;
       for_vectors(a.hidden_size, [&](int64_t i, auto n) { store(out + i, load(row + i, n), n); });
     }
@@ -21,10 +26,9 @@ static void gather_rows(const Embedding& a, Cpu& cpu) {
 }
 
 void embedding(const Embedding& a, Cpu& cpu) {
-  const int32_t* ids = a.ids.as<int32_t>();
   for (int64_t t = 0; t < a.num_tokens; ++t)
-    if (ids[t] < 0 || ids[t] >= a.num_rows)
-      fail_arg("ids[" + std::to_string(t) + "] is " + std::to_string(ids[t]) + ", expected at least 0 and below " +
+    if (const int32_t row = row_of(a, t); row < 0 || row >= a.num_rows)
+      fail_arg("ids[" + std::to_string(t) + "] is " + std::to_string(row) + ", expected at least 0 and below " +
                std::to_string(a.num_rows));
   a.table.dtype == DType::bf16 ? gather_rows<bf16>(a, cpu) : gather_rows<float>(a, cpu);
 }

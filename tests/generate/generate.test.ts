@@ -85,6 +85,17 @@ describe('sampling', () => {
     }
   })
 
+  it('takes the tokens that a host which sees the logits of every step would take', async () => {
+    const prompt = randomPrompt(randomNumbers(9), 12)
+    const { greedy } = await model().forward([prompt], { greedySteps: 40 })
+    expect(await tokensOf({ maxTokens: 40 }, prompt)).toEqual(greedy!.ids[0])
+    // A penalty that changes nothing, but for which every step waits for the token before.
+    const seeded = { maxTokens: 40, temperature: 1, seed: 3 }
+    expect(await tokensOf(seeded, prompt)).toEqual(
+      await tokensOf({ ...seeded, presencePenalty: 1e-30 }, prompt),
+    )
+  })
+
   it('repeats with a seed, and only with it', async () => {
     const draw = (seed?: number) => tokensOf({ maxTokens: 30, temperature: 1, seed })
     expect(await draw(1)).toEqual(await draw(1))

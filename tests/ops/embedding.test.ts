@@ -29,6 +29,22 @@ describeOp('embedding', ({ backend, run }) => {
     },
   )
 
+  it('takes the row that `previous` names for an id below 0', async () => {
+    const table = f32([1, 2, 3, 4, 5, 6], [3, 2])
+    const out = await run((p) => embedding(p, table, i32([-1, 1, -3, -2]), i32([2, 0, 1])))
+    expect([...out.data]).toEqual([5, 6, 3, 4, 3, 4, 1, 2])
+  })
+
+  it.each([
+    [-2, -2],
+    [-(2 ** 31), -(2 ** 31)],
+    [-1, 7],
+  ])('refuses the id %i, which names nothing', async (id, named) => {
+    const result = run((p) => embedding(p, f32([1, 2, 3], [3, 1]), i32([0, id]), i32([7])))
+    const message = new RegExp(`embedding: ids\\[1\\] is ${named}, expected at least 0 and below 3`)
+    await expectError(result, 'ERR_OPENMOE_INVALID_ARG', message)
+  })
+
   it('gives the same bits with 1 and 2 threads', async () => {
     const table = randomTensor(1, [64, 1000])
     const ids = i32(Array.from({ length: 200 }, (_, t) => (t * 29) % 64))

@@ -23,14 +23,18 @@ export class ScriptedEngine {
   readonly engine: Engine
   /** Rows of each step, in order. */
   readonly steps: { rows: number; sequences: number; sampled: number }[] = []
+  /** The ids that each step was given. */
+  readonly ids: number[][] = []
   /** Called at the start of each step with its number, from 1. */
   onStep: (step: number) => void = () => undefined
-  /** Thrown by the steps from then on. */
+  /** Thrown by the steps that are handed over from then on. */
   failure: Error | undefined
   private readonly scripts: { tokens: readonly number[]; promptLength: number }[] = []
   /** Which script the sequence has whose first page is the key. */
   private readonly running = new Map<number, number>()
   private gate: Promise<void> = Promise.resolve()
+  /** Settles with the last step: like a device, one runs after the other. */
+  private last: Promise<unknown> = Promise.resolve()
 
   constructor({ numPages = 64, ...options }: ScriptedOptions = {}) {
     const device = { empty: () => ({}), free: () => undefined } as unknown as Device
@@ -83,11 +87,16 @@ export class ScriptedEngine {
       sequences: turns.length,
       sampled: sampled.length,
     })
+    this.ids.push(turns.flatMap(({ ids }) => Array.from(ids)))
     for (const { ids, position, pages } of turns) if (position === 0) this.running.set(pages[0]!, ids[0]!)
     this.onStep(this.steps.length)
-    await this.gate
-    await Promise.resolve()
-    if (this.failure) throw this.failure
+    const { failure, last } = this
+    const run = (async () => {
+      await Promise.all([last, this.gate])
+      if (failure) throw failure
+    })()
+    this.last = run.catch(() => undefined)
+    await run
     const tokens = sampled.map(({ ids, position, pages }) => {
       const { tokens, promptLength } = this.scripts[this.running.get(pages[0]!)!]!
       return tokens[position + ids.length - promptLength] ?? EOS
