@@ -40,7 +40,7 @@ void add_dimension(Vec (&sum)[kRows][kCols], const float* q, F&& key) {
 // sum[r][c] += q[r] . key t + c of a page, over head_dim in order.
 template <int kRows, int kCols>
 void add_dimensions(Vec (&sum)[kRows][kCols], const float* q, const float* keys, int t, int64_t head_dim,
-                           const std::byte* ahead) {
+                    const std::byte* ahead) {
   for (int64_t d = 0; d < head_dim; ++d, q += kRows, keys += kPageTokens, ahead += 128) {
     fetch<kRows>(ahead), fetch<kRows>(ahead + 64);
     add_dimension(sum, q, [&](int c) { return load(keys + t + c * kLanes); });
@@ -48,7 +48,7 @@ void add_dimensions(Vec (&sum)[kRows][kCols], const float* q, const float* keys,
 }
 template <int kRows, int kCols>
 void add_dimensions(Vec (&sum)[kRows][kCols], const float* q, const bf16* keys, int t, int64_t head_dim,
-                           const std::byte* ahead) {
+                    const std::byte* ahead) {
   const auto half = [&](int c, int which) {
     Vec pair[2];
     load_pairs(keys + 2 * (t + c * kLanes), pair[0], pair[1]);
