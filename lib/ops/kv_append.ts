@@ -7,7 +7,7 @@ export const PAGE_TOKENS = 32
 
 /** The cache of one layer: persistent tensors of the device, both f32 or both bf16. */
 export interface KvPages {
-  /** [num_pages, num_kv_heads, head_dim, 32]: rotated keys, tokens last */
+  /** [num_pages, num_kv_heads, head_dim, 32]: rotated keys, tokens last; in bf16 [.., head_dim/2, 32, 2] */
   kPages: Tensor
   /** [num_pages, num_kv_heads, 32, head_dim] */
   vPages: Tensor

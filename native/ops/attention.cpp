@@ -1,5 +1,6 @@
-// launch   a block of neighbouring rows of one sequence and kv head per chunk of parallel_for. A row is a query of one
-//          head; with grouped heads the rows of a query, one per head of the group, follow each other.
+// launch   a block of neighbouring rows of one sequence and kv head, or of several heads where one block is all, per
+//          chunk of parallel_for. A row is a query of one head; with grouped heads the rows of a query, one per head
+//          of the group, follow each other.
 // traffic  keys and values of the sequence once per block. Decode (one row) is memory bound, prefill compute bound
 // why      scores of a block are kept whole, in the thread's own scratch, rather than folded as they come: then every
 //          score is one chain over head_dim, every output one chain over key positions, and a row has the same bits
@@ -7,185 +8,196 @@
 #include "ops/attention.h"
 
 #include "device/cpu.h"
+#include "support/attention_page.h"
 #include "support/paged_batch.h"
 #include "support/simd.h"
 
 namespace openmoe::OPENMOE_ISA {
 
-// Rows of a block: as many as leave room for two vectors of sums per row in the registers.
-static constexpr int kMaxRows = OPENMOE_ISA_LEVEL >= 2 ? 12 : 6;
-// Vectors of sums per row: about a dozen chains hide the latency of a fused multiply-add.
-static constexpr int cols_of(int rows) { return rows >= 4 ? 2 : rows >= 2 ? 4 : 8; }
+// An item of decode is a few neighbouring heads, whose parts of a page lie side by side: up to kStreamBytes are read in
+// one go, as long as the scores of all of them stay in L1 and no thread goes with fewer than kItemsPerThread.
+static constexpr int64_t kStreamBytes = 24 << 10, kScoreBytes = 32 << 10, kItemsPerThread = 3;
 
+// Rows of one sequence for neighbouring kv heads.
 struct Block {
-  int64_t seq, kv_head, first_row, num_rows;
+  int64_t seq, first_head, num_heads, first_row, num_rows;
 };
 
-// tile[r][t] = q[r] . key t of the page
-template <int kRows, class T>
-static void score_page(const float* q, const T* keys, int64_t head_dim, float* tile) {
-  constexpr int kCols = std::min(cols_of(kRows), kPageTokens / kLanes);
-  for (int t = 0; t < kPageTokens; t += kCols * kLanes) {
-    Vec sum[kRows][kCols];
-    for (int r = 0; r < kRows; ++r)
-      for (int c = 0; c < kCols; ++c) sum[r][c] = zero();
-    for (int64_t d = 0; d < head_dim; ++d) {
-      Vec key[kCols];
-      for (int c = 0; c < kCols; ++c) key[c] = load(keys + d * kPageTokens + t + c * kLanes);
-      for (int r = 0; r < kRows; ++r) {
-        const Vec x = set1(q[d * kRows + r]);
-        for (int c = 0; c < kCols; ++c) sum[r][c] = fma(x, key[c], sum[r][c]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r)
-      for (int c = 0; c < kCols; ++c) store(tile + r * kPageTokens + t + c * kLanes, sum[r][c]);
+// The pages of a block, as tensors have them and as they are read: keys page by page, each for all heads, which lie
+// side by side, then values likewise.
+template <class T>
+class Pages {
+ public:
+  Pages(const Attention& a, const Sequence& seq, const Block& block, int64_t count)
+      : a_(a), pages_(seq.pages), block_(block), count_(count), size_(int64_t{a.head_dim} * kPageTokens) {
+    for (int i = 0; i < kAhead; ++i) step();
   }
-}
 
-// Makes the scores of the first `num_keys` positions of a row exp(score - highest) and returns their sum; the rest of
-// the row's last page becomes zero. Row r of page p is at tiles + p * stride.
-static float softmax_row(float* tiles, int64_t stride, int64_t num_keys) {
-  const int64_t pages = (num_keys + kPageTokens - 1) / kPageTokens;
-  float* const last = tiles + (pages - 1) * stride;
-  const int64_t used = num_keys - (pages - 1) * kPageTokens;
-  std::fill(last + used, last + kPageTokens, -std::numeric_limits<float>::infinity());
-  Vec highest = load(tiles);
-  for (int64_t p = 0; p < pages; ++p)
-    for (int t = 0; t < kPageTokens; t += kLanes) highest = max(highest, load(tiles + p * stride + t));
-  highest = set1(reduce_max(highest));
+  const T* keys(int64_t page, int64_t head) const { return at(a_.k_pages, page, head); }
+  const T* values(int64_t page, int64_t head) const { return at(a_.v_pages, page, head); }
 
-  Vec sum = zero();
-  for (int64_t p = 0; p < pages; ++p) {
-    float* tile = tiles + p * stride;
-    for (int t = 0; t < kPageTokens; t += kLanes) store(tile + t, exp(sub(load(tile + t), highest)));
-    if (tile == last) std::fill(last + used, last + kPageTokens, 0.0f);  // exp() of -infinity is a little more
-    for (int t = 0; t < kPageTokens; t += kLanes) sum = add(sum, load(tile + t));
+  // What to fetch while the next one is worked on.
+  const std::byte* next() {
+    const std::byte* fetched =
+        reinterpret_cast<const std::byte*>(at(of_values_ ? a_.v_pages : a_.k_pages, page_, head_));
+    step();
+    return fetched;
   }
-  return reduce_add(sum);
-}
 
-// out[r] += probs[r][t] * values[t] for t in [begin, end), over kCols vectors of columns; `lanes` is that of the last.
-template <int kRows, int kCols, class T, class Lanes>
-static void add_columns(const float* probs, const T* values, int64_t head_dim, int begin, int end, float* out,
-                        int64_t out_stride, Lanes lanes) {
-  Vec sum[kRows][kCols];
-  for (int r = 0; r < kRows; ++r)
-    for (int c = 0; c < kCols; ++c) sum[r][c] = load(out + r * out_stride + c * kLanes);
-  for (int t = begin; t < end; ++t) {
-    Vec value[kCols];
-    for (int c = 0; c < kCols; ++c) value[c] = load(values + t * head_dim + c * kLanes, lanes);
-    for (int r = 0; r < kRows; ++r) {
-      const Vec p = set1(probs[r * kPageTokens + t]);
-      for (int c = 0; c < kCols; ++c) sum[r][c] = fma(p, value[c], sum[r][c]);
-    }
+ private:
+  const T* at(const In& tensor, int64_t page, int64_t head) const {
+    return tensor.as<T>() + (int64_t{pages_[page]} * a_.num_kv_heads + block_.first_head + head) * size_;
   }
-  for (int r = 0; r < kRows; ++r)
-    for (int c = 0; c < kCols; ++c) store(out + r * out_stride + c * kLanes, sum[r][c]);
-}
+  void step() {
+    if (++head_ < block_.num_heads) return;
+    head_ = 0;
+    if (++page_ < count_) return;
+    page_ = of_values_ ? count_ - 1 : 0;
+    of_values_ = true;
+  }
 
-// From column d on. Narrow heads, and what is left of wide ones, take half as many vectors at a time.
-template <int kRows, class T, int kCols = cols_of(kRows)>
-static void add_page(const float* probs, const T* values, int64_t head_dim, int begin, int end, float* out,
-                     int64_t out_stride, int64_t d = 0) {
-  for (; d + kCols * kLanes <= head_dim; d += kCols * kLanes)
-    add_columns<kRows, kCols>(probs, values + d, head_dim, begin, end, out + d, out_stride, Full{});
-  if constexpr (kCols > 1)
-    add_page<kRows, T, kCols / 2>(probs, values, head_dim, begin, end, out, out_stride, d);
-  else if (d < head_dim)
-    add_columns<kRows, 1>(probs, values + d, head_dim, begin, end, out + d, out_stride,
-                          Tail{static_cast<int>(head_dim - d)});
-}
-
-// Pages lie anywhere, so hardware prefetch stops at the end of each.
-static void prefetch_page(const void* page, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const std::byte*>(page) + i);
-}
+  const Attention& a_;
+  const int32_t* pages_;
+  const Block& block_;
+  int64_t count_, size_;
+  int64_t page_ = 0, head_ = 0;
+  bool of_values_ = false;
+};
 
 template <class T, int kRows>
-static void attend(const Attention& a, const Block& block, Cpu& cpu, int thread) {
-  const Sequence seq(a, block.seq);
-  const int64_t head_dim = a.head_dim, group = a.num_heads / a.num_kv_heads;
-  const int64_t page_size = kPageTokens * head_dim;
-  const auto page_at = [&](const In& pages, int64_t p) {
-    return pages.as<T>() + (int64_t{seq.pages[p]} * a.num_kv_heads + block.kv_head) * page_size;
-  };
+class BlockKernel {
+ public:
+  BlockKernel(const Attention& a, const Block& block, Cpu& cpu, int thread)
+      : a_(a), block_(block), seq_(a, block.seq), group_(a.num_heads / a.num_kv_heads) {
+    num_pages_ = (num_keys(kRows - 1) + kPageTokens - 1) / kPageTokens;
+    out_stride_ = (a.head_dim + kLanes - 1) / kLanes * kLanes;
+    head_floats_ = num_pages_ * kTile + kRows * (out_stride_ + a.head_dim + 1);
+    scratch_ = cpu.scratch<float>(thread, block.num_heads * head_floats_);
+  }
+
+  void run() {
+    Pages<T> pages(a_, seq_, block_, num_pages_);
+    for (int64_t h = 0; h < block_.num_heads; ++h)
+      for (int r = 0; r < kRows; ++r)
+        for (int64_t d = 0; d < a_.head_dim; ++d) q(h)[d * kRows + r] = a_.q.as<float>()[place(h, r) + d];
+    for (int64_t p = 0; p < num_pages_; ++p)
+      for (int64_t h = 0; h < block_.num_heads; ++h)
+        score_page<kRows>(q(h), pages.keys(p, h), a_.head_dim, tile(h, p), pages.next());
+
+    for (int64_t h = 0; h < block_.num_heads; ++h) {
+      for (int r = 0; r < kRows; ++r) sums(h)[r] = softmax_row(tile(h, 0) + r * kPageTokens, kTile, num_keys(r));
+      std::fill(out(h), out(h) + kRows * out_stride_, 0.0f);
+    }
+    for (int64_t p = 0; p < num_pages_; ++p)
+      for (int64_t h = 0; h < block_.num_heads; ++h) add_values(p, h, pages);
+    for (int64_t h = 0; h < block_.num_heads; ++h) write(h);
+  }
+
+ private:
+  static constexpr int kTile = kRows * kPageTokens;
+
   // A row's place among q and out, and how many keys its query sees.
-  const auto place = [&](int r) {
-    const int64_t row = block.first_row + r;
-    return ((seq.first_row + row / group) * a.num_heads + block.kv_head * group + row % group) * head_dim;
-  };
-  const auto num_keys = [&](int r) { return seq.first_position + (block.first_row + r) / group + 1; };
-
-  const int64_t most = num_keys(kRows - 1), fewest = num_keys(0);
-  const int64_t pages = (most + kPageTokens - 1) / kPageTokens;
-  constexpr int kTile = kRows * kPageTokens;
-  const int64_t out_stride = (head_dim + kLanes - 1) / kLanes * kLanes;
-  float* tiles = cpu.scratch<float>(thread, pages * kTile + kRows * (head_dim + out_stride));
-  float* out = tiles + pages * kTile;
-  float* q = out + kRows * out_stride;
-
-  for (int r = 0; r < kRows; ++r)
-    for (int64_t d = 0; d < head_dim; ++d) q[d * kRows + r] = a.q.as<float>()[place(r) + d];
-  const auto fetch_next = [&](const In& tensor, int64_t p) {
-    if (p + 1 < pages) prefetch_page(page_at(tensor, p + 1), page_size * sizeof(T));
-  };
-  for (int64_t p = 0; p < pages; ++p) {
-    fetch_next(a.k_pages, p);
-    score_page<kRows>(q, page_at(a.k_pages, p), head_dim, tiles + p * kTile);
+  int64_t place(int64_t head, int r) const {
+    const int64_t row = block_.first_row + r;
+    const int64_t q_head = (block_.first_head + head) * group_ + row % group_;
+    return ((seq_.first_row + row / group_) * a_.num_heads + q_head) * a_.head_dim;
   }
-  fetch_next(a.v_pages, -1);
+  int64_t num_keys(int r) const { return seq_.first_position + (block_.first_row + r) / group_ + 1; }
 
-  float sums[kRows];
-  for (int r = 0; r < kRows; ++r) sums[r] = softmax_row(tiles + r * kPageTokens, kTile, num_keys(r));
+  float* tile(int64_t head, int64_t page) const { return scratch_ + head * head_floats_ + page * kTile; }
+  float* out(int64_t head) const { return tile(head, num_pages_); }
+  float* q(int64_t head) const { return out(head) + kRows * out_stride_; }
+  float* sums(int64_t head) const { return q(head) + kRows * a_.head_dim; }
 
-  std::fill(out, out + kRows * out_stride, 0.0f);
-  for (int64_t p = 0; p < pages; ++p) {
-    const T* values = page_at(a.v_pages, p);
-    fetch_next(a.v_pages, p);
-    const float* probs = tiles + p * kTile;
-    const auto keys_here = [&](int64_t keys) {
-      return static_cast<int>(std::clamp<int64_t>(keys - p * kPageTokens, 0, kPageTokens));
+  void add_values(int64_t p, int64_t head, Pages<T>& pages) const {
+    const auto keys_here = [&](int r) {
+      return static_cast<int>(std::clamp<int64_t>(num_keys(r) - p * kPageTokens, 0, kPageTokens));
     };
-    const int shared = keys_here(fewest);
-    if (shared > 0) add_page<kRows>(probs, values, head_dim, 0, shared, out, out_stride);
+    const int shared = keys_here(0);
+    PageSum<T> page{.probs = tile(head, p),
+                    .values = pages.values(p, head),
+                    .head_dim = a_.head_dim,
+                    .begin = 0,
+                    .end = shared,
+                    .out = out(head),
+                    .out_stride = out_stride_,
+                    .ahead = pages.next()};
+    if (shared > 0) add_page<kRows>(page);
     // Keys that only some rows see are added row by row: a weight of zero would not silence an infinite value.
-    for (int r = 1; r < kRows; ++r)
-      if (const int end = keys_here(num_keys(r)); end > shared)
-        add_page<1>(probs + r * kPageTokens, values, head_dim, shared, end, out + r * out_stride, out_stride);
+    page.begin = shared;
+    for (int r = 1; r < kRows; ++r) {
+      page.probs += kPageTokens, page.out += out_stride_;
+      page.end = keys_here(r);
+      if (page.end > shared) add_page<1>(page);
+    }
   }
-  for (int r = 0; r < kRows; ++r) {
-    float* to = a.out.as<float>() + place(r);
-    for_vectors(head_dim,
-                [&](int64_t d, auto n) { store(to + d, div(load(out + r * out_stride + d), set1(sums[r])), n); });
+
+  void write(int64_t head) const {
+    for (int r = 0; r < kRows; ++r) {
+      float* to = a_.out.as<float>() + place(head, r);
+      const float* from = out(head) + r * out_stride_;
+      const Vec sum = set1(sums(head)[r]);
+      for_vectors(a_.head_dim, [&](int64_t d, auto n) { store(to + d, div(load(from + d), sum), n); });
+    }
   }
-}
+
+  const Attention& a_;
+  const Block& block_;
+  const Sequence seq_;
+  const int64_t group_;
+  int64_t num_pages_, out_stride_, head_floats_;
+  float* scratch_;
+};
 
 template <class T, int kRows = kMaxRows>
-static void attend_rows(const Attention& a, const Block& block, Cpu& cpu, int thread) {
+static void attend(const Attention& a, const Block& block, Cpu& cpu, int thread) {
   if constexpr (kRows > 1)
-    if (block.num_rows < kRows) return attend_rows<T, kRows - 1>(a, block, cpu, thread);
-  attend<T, kRows>(a, block, cpu, thread);
+    if (block.num_rows < kRows) return attend<T, kRows - 1>(a, block, cpu, thread);
+  BlockKernel<T, kRows>(a, block, cpu, thread).run();
+}
+
+// How a sequence is cut: into blocks of rows, and its heads into parts. Blocks of one part follow each other, as they
+// read the same keys.
+struct Cut {
+  int64_t rows, blocks, parts;
+};
+
+static Cut cut_of(const Attention& a, int64_t s, int64_t min_parts) {
+  const Sequence seq(a, s);
+  const int64_t heads = a.num_kv_heads, rows = seq.num_rows * (a.num_heads / heads);
+  const int64_t blocks = (rows + kMaxRows - 1) / kMaxRows;
+  if (blocks != 1) return {rows, blocks, heads};
+  const auto parts_of = [&](int64_t head_bytes, int64_t part_bytes) {
+    return (heads * head_bytes + part_bytes - 1) / part_bytes;
+  };
+  const int64_t parts = std::max({min_parts, parts_of(rows * seq.end_position() * sizeof(float), kScoreBytes),
+                                  parts_of(a.head_dim * kPageTokens * bytes_of(a.k_pages.dtype), kStreamBytes)});
+  return {rows, 1, std::min(parts, heads)};
 }
 
 void attention(const Attention& a, Cpu& cpu) {
   check_batch(a, /*history=*/true);
   if (a.num_tokens == 0 || a.num_kv_heads == 0) return;
-  const int64_t group = a.num_heads / a.num_kv_heads;
-  const auto rows_of = [&](int64_t s) { return Sequence(a, s).num_rows * group; };
-  const auto blocks_of = [&](int64_t s) { return (rows_of(s) + kMaxRows - 1) / kMaxRows; };
+  const int64_t min_parts = (kItemsPerThread * cpu.num_threads() + a.num_seqs - 1) / a.num_seqs;
 
-  // Blocks are counted sequence by sequence, then kv head by kv head: neighbours read the same keys.
   int64_t* first_block = cpu.shared_scratch<int64_t>(int64_t{a.num_seqs} + 1);
   first_block[0] = 0;
-  for (int64_t s = 0; s < a.num_seqs; ++s) first_block[s + 1] = first_block[s] + blocks_of(s) * a.num_kv_heads;
-
+  for (int64_t s = 0; s < a.num_seqs; ++s) {
+    const Cut cut = cut_of(a, s, min_parts);
+    first_block[s + 1] = first_block[s] + cut.blocks * cut.parts;
+  }
   cpu.parallel_for(first_block[a.num_seqs], 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t s = std::upper_bound(first_block, first_block + a.num_seqs + 1, i) - first_block - 1;
-      const int64_t in_seq = i - first_block[s], first_row = in_seq % blocks_of(s) * kMaxRows;
-      const Block block{s, in_seq / blocks_of(s), first_row, std::min<int64_t>(kMaxRows, rows_of(s) - first_row)};
-      a.k_pages.dtype == DType::bf16 ? attend_rows<bf16>(a, block, cpu, thread)
-                                     : attend_rows<float>(a, block, cpu, thread);
+      const Cut cut = cut_of(a, s, min_parts);
+      const int64_t part = (i - first_block[s]) / cut.blocks, first_row = (i - first_block[s]) % cut.blocks * kMaxRows;
+      const int64_t first_head = part * a.num_kv_heads / cut.parts;
+      const Block block{.seq = s,
+                        .first_head = first_head,
+                        .num_heads = (part + 1) * a.num_kv_heads / cut.parts - first_head,
+                        .first_row = first_row,
+                        .num_rows = std::min<int64_t>(kMaxRows, cut.rows - first_row)};
+      a.k_pages.dtype == DType::bf16 ? attend<bf16>(a, block, cpu, thread) : attend<float>(a, block, cpu, thread);
     }
   });
 }

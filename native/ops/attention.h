@@ -9,7 +9,7 @@ namespace openmoe {
 
 struct Attention {
   In q;              // [num_tokens, num_heads*head_dim]  rotated
-  In k_pages;        // [num_pages, num_kv_heads, head_dim, 32]  keys, rotated; tokens last
+  In k_pages;        // [num_pages, num_kv_heads, head_dim, 32]  keys, rotated; as in kv_append
   In v_pages;        // [num_pages, num_kv_heads, 32, head_dim]
   In block_table;    // [num_seqs, max_blocks]  page of each 32 positions
   In seq_offsets;    // [num_seqs+1]  rows of each sequence, exclusive

@@ -1,5 +1,7 @@
 // Writes rotated keys and values of this run's tokens into the paged cache. Row r of sequence s has the absolute
-// position seq_positions[s] + r - seq_offsets[s]; position p lives in page block_table[s, p / 32], slot p % 32.
+// position seq_positions[s] + r - seq_offsets[s]; position p lives in page block_table[s, p / 32], slot p % 32. Keys
+// lie tokens last: f32 ones as [head_dim, 32], bf16 ones with neighbours in head_dim side by side, [head_dim/2, 32, 2],
+// where the last of an odd head_dim has none and lies as in f32.
 #pragma once
 
 #include "program/op.h"
@@ -12,7 +14,7 @@ inline constexpr int kPageTokens = 32;
 struct KvAppend {
   In k;              // [num_tokens, num_kv_heads*head_dim]
   In v;              // [num_tokens, num_kv_heads*head_dim]
-  InOut k_pages;     // [num_pages, num_kv_heads, head_dim, 32]  keys, rotated; tokens last
+  InOut k_pages;     // [num_pages, num_kv_heads, head_dim, 32]  keys, rotated; tokens last, bf16 in pairs
   InOut v_pages;     // [num_pages, num_kv_heads, 32, head_dim]
   In block_table;    // [num_seqs, max_blocks]  page of each 32 positions
   In seq_offsets;    // [num_seqs+1]  rows of each sequence, exclusive

@@ -190,6 +190,21 @@ describeOp('attention', ({ backend, device }) => {
     expectSameBits((await attend(single, [s]))[0]!.data, once!.data)
   })
 
+  // Heads go to threads one by one or several together, after the number of both.
+  it('gives decode steps the same bits with any number of threads, and each sequence what it gets alone', async () => {
+    const heads = { numHeads: 12, numKvHeads: 12, headDim: 64 }
+    const steps = [33, 300, 700].map((T, i) => randomSequence(20 * i, T, 1, heads))
+    const outputs = await attend(device(), steps, { dtype: 'bf16' })
+    for (const threads of [1, 3, 8]) {
+      await using other = await openOther(backend, threads)
+      for (const [i, out] of (await attend(other, steps, { dtype: 'bf16' })).entries()) {
+        expectSameBits(out.data, outputs[i]!.data)
+      }
+      const [alone] = await attend(other, [steps[1]!], { dtype: 'bf16' })
+      expectSameBits(alone!.data, outputs[1]!.data)
+    }
+  })
+
   it('hides later keys and values from earlier queries, even infinite ones', async () => {
     const s = randomSequence(8, 40, 40, BASE)
     const [clean] = await attend(device(), [s])

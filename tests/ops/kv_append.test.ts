@@ -20,7 +20,7 @@ describeOp('kv_append', ({ run, device }) => {
     const cache = await small()
     const batch = layoutOf([{ count: 2, position: 31, pages: [2, 1] }])
     await append(f32([1, 2, 3, 4], [2, 2]), f32([5, 6, 7, 8], [2, 2]), cache, batch)
-    const shape = { numKvHeads: 1, headDim: 2 }
+    const shape = { numKvHeads: 1, headDim: 2, dtype: 'f32' } as const
     const k = (await device().read(cache.kPages)).data
     const v = (await device().read(cache.vPages)).data
     expect([0, 1].map((d) => k[keyIndex(shape, 2, 31, 0, d)])).toEqual([1, 2])
@@ -38,6 +38,7 @@ describeOp('kv_append', ({ run, device }) => {
         [3, 16],
         [2, 24],
         [12, 64],
+        [2, 131],
       ] as const) {
         const pages = shuffledPages(12)
         const sequences: Rows[] = [
@@ -48,7 +49,7 @@ describeOp('kv_append', ({ run, device }) => {
         ]
         const width = numKvHeads * headDim
         const [k, v] = [randomTensor(1, [141, width]), randomTensor(2, [141, width])]
-        const shape = { numPages: 12, numKvHeads, headDim }
+        const shape = { numPages: 12, numKvHeads, headDim, dtype }
         const cache = await newCache(device(), shape, dtype)
         await append(k, v, cache, layoutOf(sequences))
         let row = 0

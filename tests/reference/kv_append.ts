@@ -1,11 +1,16 @@
 export interface PageShape {
   numKvHeads: number
   headDim: number
+  /** Of bf16 keys, two neighbours in head_dim lie side by side. */
+  dtype: 'f32' | 'bf16'
 }
 
 /** Where key (or value) `d` of `head` at a slot of a page is: the layout of native/ops/kv_append.h. */
-export const keyIndex = (s: PageShape, page: number, slot: number, head: number, d: number): number =>
-  ((page * s.numKvHeads + head) * s.headDim + d) * 32 + slot
+export function keyIndex(s: PageShape, page: number, slot: number, head: number, d: number): number {
+  const start = (page * s.numKvHeads + head) * s.headDim * 32
+  const isPaired = s.dtype === 'bf16' && (d ^ 1) < s.headDim
+  return start + (isPaired ? Math.floor(d / 2) * 64 + slot * 2 + (d % 2) : d * 32 + slot)
+}
 export const valueIndex = (s: PageShape, page: number, slot: number, head: number, d: number): number =>
   ((page * s.numKvHeads + head) * 32 + slot) * s.headDim + d
 
