@@ -23,13 +23,37 @@ export function profiling(device: Device, profiles: Profile[]): Device {
       dispose: () => program.dispose(),
     }
   }
-  return Object.assign(Object.create(device) as Device, { compile })
+  // Tensors belong to the device itself, as its programs do.
+  const empty: Device['empty'] = (dtype, shape) => device.empty(dtype, shape)
+  const view: Device['view'] = (of, shape) => device.view(of, shape)
+  return Object.assign(Object.create(device) as Device, { compile, empty, view })
 }
 
 export interface ProfiledStep {
   wallUs: number
   profile: Profile
   work: ReadonlyMap<string, Work>
+}
+
+/** The mean of steps that ran one after the other: when each of them ended is known only roughly. */
+export function meanStep(steps: readonly ProfiledStep[]): ProfiledStep {
+  const mean = (of: (step: ProfiledStep) => number): number =>
+    steps.reduce((sum, step) => sum + of(step), 0) / steps.length
+  const { profile, work } = steps[0]!
+  const workOf = (step: ProfiledStep, part: string): Work => step.work.get(part) ?? { bytes: 0, flops: 0 }
+  return {
+    wallUs: mean(({ wallUs }) => wallUs),
+    profile: profile.map(({ label }, i) => ({
+      label,
+      microseconds: mean((s) => s.profile[i]!.microseconds),
+    })),
+    work: new Map(
+      [...work.keys()].map((part) => [
+        part,
+        { bytes: mean((s) => workOf(s, part).bytes), flops: mean((s) => workOf(s, part).flops) },
+      ]),
+    ),
+  }
 }
 
 /** Time per part of the network, summed over the layers. Of one step, the fastest, so that the parts add up to it. */
