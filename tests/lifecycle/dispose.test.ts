@@ -135,15 +135,15 @@ describe('a device', () => {
 
   it('rejects what runs and waits when it is disposed', async () => {
     const device = await openDevice('cpu', { threads: 2 })
-    // One after the other on the device's thread, and each hundreds of operations long.
-    const long = (p: Program) => {
+    // One after the other on the device's thread. The first takes a second, while this thread may be kept from its core.
+    const adds = (count: number) => (p: Program) => {
       let x = add(p, a, a)
-      for (let i = 0; i < 300; i++) x = add(p, x, x)
+      for (let i = 1; i < count; i++) x = add(p, x, x)
       return x
     }
-    const runs = [1, 2, 3].map(() => device.run(long))
+    const runs = [3000, 300, 300].map((count) => device.run(adds(count)))
     const closing = device.dispose()
-    for (const run of runs) await expectError(run, DISPOSED)
+    await Promise.all(runs.map((run) => expectError(run, DISPOSED)))
     await closing
   })
 
