@@ -127,18 +127,18 @@ class BlockKernel {
                     p, 0);
   }
 
-  // Of `count` rows from `row` on. What all of them see of the page is added to all at once, the rest to each half by
+  // Of `kCount` rows from `row` on. What all of them see of the page is added to all at once, the rest to each half by
   // itself: a weight of zero would not silence an infinite value.
-  template <int count>
+  template <int kCount>
   void add_rows(PageSum<T> page, int64_t p, int row) const {
     page.end = static_cast<int>(std::clamp<int64_t>(num_keys(row) - p * kPageTokens, 0, kPageTokens));
-    if (page.end > page.begin) add_page<count>(page);
+    if (page.end > page.begin) add_page<kCount>(page);
     if (page.end == kPageTokens) return;
     page.begin = std::max(page.begin, page.end);
-    if constexpr (count > 1) {
-      add_rows<count / 2>(page, p, row);
-      page.probs += count / 2 * kPageTokens, page.out += count / 2 * out_stride_;
-      add_rows<count - count / 2>(page, p, row + count / 2);
+    if constexpr (kCount > 1) {
+      add_rows<kCount / 2>(page, p, row);
+      page.probs += kCount / 2 * kPageTokens, page.out += kCount / 2 * out_stride_;
+      add_rows<kCount - kCount / 2>(page, p, row + kCount / 2);
     }
   }
 
