@@ -55,7 +55,10 @@ class Findings {
 
 void linear_argmax(const LinearArgmax& a, Cpu& cpu) {
   if (a.num_rows == 0) return;
+  int32_t* token = a.token.as<int32_t>();
   const int64_t vocab = a.vocab_limit > 0 ? std::min(a.vocab_limit, a.vocab_size) : a.vocab_size;
+  if (a.in_features == 0)  // all products are zero; a matrix of no bytes may have any number of rows
+    return void(std::fill_n(token, a.num_rows, vocab > 0 ? 0 : -1));
   const Matmul m{.x = a.x.as<float>(),
                  .weight_dtype = a.weight.dtype,
                  .residual = nullptr,
@@ -76,7 +79,7 @@ void linear_argmax(const LinearArgmax& a, Cpu& cpu) {
                   findings.note(thread, item.first_row + r, first, sums + r * kPanel, ids);
               }
             });
-  for (int64_t row = 0; row < a.num_rows; ++row) a.token.as<int32_t>()[row] = findings.token(row);
+  for (int64_t row = 0; row < a.num_rows; ++row) token[row] = findings.token(row);
 }
 
 }  // namespace openmoe::OPENMOE_ISA

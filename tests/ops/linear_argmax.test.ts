@@ -128,6 +128,10 @@ describeOp('linear_argmax', ({ backend, run, matrix, device, weightDtypes }) => 
     expect(await take(f32([1], [1, 1]), nothing)).toEqual([-1])
   })
 
+  it('takes id 0 where there are no inputs: all products are zero', async () => {
+    expect(await take(f32([], [2, 0]), await matrix(f32([], [5, 0])))).toEqual([0, 0])
+  })
+
   it('returns nothing for no rows', async () => {
     expect(await take(f32([], [0, 3]), await matrix(randomTensor(1, [4, 3])))).toEqual([])
   })
