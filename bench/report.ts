@@ -129,7 +129,7 @@ export function breakdownLines({ wallUs, parts }: Breakdown): string {
         `${units.time(us - idealUs).padStart(12)} lost`,
       ].join(''),
     )
-  return [`  fastest of the profiled steps: ${units.time(wallUs)}`, ...lines].join('\n')
+  return [`  fastest of the profiled runs, a step: ${units.time(wallUs)}`, ...lines].join('\n')
 }
 
 export function roofLines(roofs: RoofSet): string {

@@ -77,9 +77,7 @@ class BlockKernel {
 
   void run() {
     Pages<T> pages(a_, seq_, block_, num_pages_);
-    for (int64_t h = 0; h < block_.num_heads; ++h)
-      for (int r = 0; r < kRows; ++r)
-        for (int64_t d = 0; d < a_.head_dim; ++d) q(h)[d * kRows + r] = a_.q.as<float>()[place(h, r) + d];
+    for (int64_t h = 0; h < block_.num_heads; ++h) load_rows(h);
     for (int64_t p = 0; p < num_pages_; ++p)
       for (int64_t h = 0; h < block_.num_heads; ++h)
         score_page<kRows>(q(h), pages.keys(p, h), a_.head_dim, tile(h, p), pages.next());
@@ -109,26 +107,38 @@ class BlockKernel {
   float* q(int64_t head) const { return out(head) + kRows * out_stride_; }
   float* sums(int64_t head) const { return q(head) + kRows * a_.head_dim; }
 
+  void load_rows(int64_t head) const {
+    float* to = q(head);
+    for (int r = 0; r < kRows; ++r) {
+      const float* from = a_.q.as<float>() + place(head, r);
+      for (int64_t d = 0; d < a_.head_dim; ++d) to[d * kRows + r] = from[d];
+    }
+  }
+
   void add_values(int64_t p, int64_t head, Pages<T>& pages) const {
-    const auto keys_here = [&](int r) {
-      return static_cast<int>(std::clamp<int64_t>(num_keys(r) - p * kPageTokens, 0, kPageTokens));
-    };
-    const int shared = keys_here(0);
-    PageSum<T> page{.probs = tile(head, p),
-                    .values = pages.values(p, head),
-                    .head_dim = a_.head_dim,
-                    .begin = 0,
-                    .end = shared,
-                    .out = out(head),
-                    .out_stride = out_stride_,
-                    .ahead = pages.next()};
-    if (shared > 0) add_page<kRows>(page);
-    // Keys that only some rows see are added row by row: a weight of zero would not silence an infinite value.
-    page.begin = shared;
-    for (int r = 1; r < kRows; ++r) {
-      page.probs += kPageTokens, page.out += out_stride_;
-      page.end = keys_here(r);
-      if (page.end > shared) add_page<1>(page);
+    add_rows<kRows>(PageSum<T>{.probs = tile(head, p),
+                               .values = pages.values(p, head),
+                               .head_dim = a_.head_dim,
+                               .begin = 0,
+                               .end = 0,
+                               .out = out(head),
+                               .out_stride = out_stride_,
+                               .ahead = pages.next()},
+                    p, 0);
+  }
+
+  // Of `kCount` rows from `row` on. What all of them see of the page is added to all at once, the rest to each half by
+  // itself: a weight of zero would not silence an infinite value.
+  template <int kCount>
+  void add_rows(PageSum<T> page, int64_t p, int row) const {
+    page.end = static_cast<int>(std::clamp<int64_t>(num_keys(row) - p * kPageTokens, 0, kPageTokens));
+    if (page.end > page.begin) add_page<kCount>(page);
+    if (page.end == kPageTokens) return;
+    page.begin = std::max(page.begin, page.end);
+    if constexpr (kCount > 1) {
+      add_rows<kCount / 2>(page, p, row);
+      page.probs += kCount / 2 * kPageTokens, page.out += kCount / 2 * out_stride_;
+      add_rows<kCount - kCount / 2>(page, p, row + kCount / 2);
     }
   }
 

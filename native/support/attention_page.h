@@ -30,9 +30,12 @@ void fetch(const std::byte* p) {
 template <int kRows, int kCols, class F>
 void add_dimension(Vec (&sum)[kRows][kCols], const float* q, F&& key) {
   Vec keys[kCols];
+#pragma GCC unroll 16
   for (int c = 0; c < kCols; ++c) keys[c] = key(c);
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const Vec x = set1(q[r]);
+#pragma GCC unroll 16
     for (int c = 0; c < kCols; ++c) sum[r][c] = fma(x, keys[c], sum[r][c]);
   }
 }
@@ -69,10 +72,14 @@ void score_page(const float* q, const T* keys, int64_t head_dim, float* tile, co
   constexpr int kCols = std::min(cols_of(kRows), kPageTokens / kLanes);
   for (int t = 0; t < kPageTokens; t += kCols * kLanes) {
     Vec sum[kRows][kCols];
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 16
       for (int c = 0; c < kCols; ++c) sum[r][c] = zero();
     add_dimensions(sum, q, keys, t, head_dim, ahead);
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 16
       for (int c = 0; c < kCols; ++c) store(tile + r * kPageTokens + t + c * kLanes, sum[r][c]);
   }
 }
@@ -90,12 +97,15 @@ inline float softmax_row(float* tiles, int64_t stride, int64_t num_keys) {
   highest = set1(reduce_max(highest));
 
   Vec sum = zero();
-  for (int64_t p = 0; p < pages; ++p) {
-    float* tile = tiles + p * stride;
-    for (int t = 0; t < kPageTokens; t += kLanes) store(tile + t, exp(sub(load(tile + t), highest)));
-    if (tile == last) std::fill(last + used, last + kPageTokens, 0.0f);  // exp() of -infinity is a little more
-    for (int t = 0; t < kPageTokens; t += kLanes) sum = add(sum, load(tile + t));
-  }
+  for (float* tile = tiles; tile != last; tile += stride)
+    for (int t = 0; t < kPageTokens; t += kLanes) {
+      const Vec weight = exp(sub(load(tile + t), highest));
+      store(tile + t, weight);
+      sum = add(sum, weight);
+    }
+  for (int t = 0; t < kPageTokens; t += kLanes) store(last + t, exp(sub(load(last + t), highest)));
+  std::fill(last + used, last + kPageTokens, 0.0f);  // exp() of -infinity is a little more
+  for (int t = 0; t < kPageTokens; t += kLanes) sum = add(sum, load(last + t));
   return reduce_add(sum);
 }
 
@@ -116,19 +126,26 @@ template <int kRows, int kCols, class T, class Lanes>
 void add_columns(const PageSum<T>& page, int64_t d, Lanes lanes) {
   float* out = page.out + d;
   Vec sum[kRows][kCols];
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 16
     for (int c = 0; c < kCols; ++c) sum[r][c] = load(out + r * page.out_stride + c * kLanes);
   for (int t = page.begin; t < page.end; ++t) {
     const int64_t at = t * page.head_dim + d;
     for (int i = 0; i < kCols * kLanes; i += 64 / sizeof(T)) fetch<kRows>(page.ahead + (at + i) * sizeof(T));
     Vec value[kCols];
+#pragma GCC unroll 16
     for (int c = 0; c < kCols; ++c) value[c] = load(page.values + at + c * kLanes, lanes);
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Vec p = set1(page.probs[r * kPageTokens + t]);
+#pragma GCC unroll 16
       for (int c = 0; c < kCols; ++c) sum[r][c] = fma(p, value[c], sum[r][c]);
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 16
     for (int c = 0; c < kCols; ++c) store(out + r * page.out_stride + c * kLanes, sum[r][c]);
 }
 

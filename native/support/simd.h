@@ -47,9 +47,8 @@ inline float reduce_add(Vec v) { return _mm512_reduce_add_ps(v); }
 inline float reduce_max(Vec v) { return _mm512_reduce_max_ps(v); }
 inline bool any_nan(Vec v) { return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q) != 0; }
 inline Vec round_even(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline Vec exp2_int(Vec n) {  // 2^n for integral n in [-126, 127]
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
-}
+// x * 2^n for integral n in [-126, 127]
+inline Vec scale(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
 // kLanes neighbouring (even k, odd k) pairs of a bf16 panel, widened.
 inline void load_pairs(const bf16* p, Vec& even, Vec& odd) {
   const __m512i pairs = _mm512_loadu_si512(p);
@@ -96,8 +95,9 @@ inline float reduce_max(Vec v) {
 }
 inline bool any_nan(Vec v) { return _mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)) != 0; }
 inline Vec round_even(Vec v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline Vec exp2_int(Vec n) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+inline Vec scale(Vec x, Vec n) {
+  return mul(
+      x, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
 }
 inline void load_pairs(const bf16* p, Vec& even, Vec& odd) {
   const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -145,9 +145,9 @@ inline Vec round_even(Vec v) {
   const Vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it leaves no bits for a fraction
   return v + magic - magic;
 }
-inline Vec exp2_int(Vec n) {
+inline Vec scale(Vec x, Vec n) {
   const IntVec bits = (__builtin_convertvector(n, IntVec) + 127) << 23;
-  return (Vec)bits;
+  return mul(x, (Vec)bits);
 }
 inline void load_pairs(const bf16* p, Vec& even, Vec& odd) {
   IntVec pairs;
@@ -192,7 +192,7 @@ inline Vec exp(Vec x) {
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
   p = add(fma(mul(r, r), p, r), set1(1.0f));
-  return mul(p, exp2_int(n));
+  return scale(p, n);
 }
 
 // Rows that make a chunk worth handing to another thread: about 16k numbers, 10 microseconds of a simple op.
