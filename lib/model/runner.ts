@@ -181,7 +181,8 @@ export class ModelRunner {
         if (!returnLogits && !sampling?.rows) return results
         const scores = logits(p, normed, weights)
         if (returnLogits) results.logits = scores
-        if (sampling?.rows) Object.assign(results, sampleRows(p, scores, sampling.rows, sampling.vocabLimit, token))
+        if (sampling?.rows)
+          Object.assign(results, sampleRows(p, scores, sampling.rows, sampling.vocabLimit, token))
         return results
       },
       { taps },

@@ -1,6 +1,6 @@
-// The head with greedy sampling in one: token[t] = argmax over ids of x[t] weight[id]^T, the lowest id on ties; the very
-// token that `linear` and then `sample` at temperature 0 take. Ids >= vocab_limit are never taken (<= 0: none is left
-// out). A row whose products hold NaN or +infinity, or nothing finite, gives -1.
+// The head with greedy sampling in one: token[t] = argmax over ids of x[t] weight[id]^T, the lowest id on ties; the
+// very token that `linear` and then `sample` at temperature 0 take. Ids >= vocab_limit are never taken (<= 0: none is
+// left out). A row whose products hold NaN or +infinity, or nothing finite, gives -1.
 #pragma once
 
 #include "program/op.h"

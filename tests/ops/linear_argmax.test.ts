@@ -117,7 +117,13 @@ describeOp('linear_argmax', ({ backend, run, matrix, device, weightDtypes }) => 
       for (const [id, value] of Object.entries(values)) weights.data[Number(id)] = value
       return matrix(weights)
     }
-    for (const values of [{ 3: Infinity }, { 3: -Infinity }, { 3: NaN }, { 69: Infinity, 2: -Infinity }]) {
+    const cases: Record<number, number>[] = [
+      { 3: Infinity },
+      { 3: -Infinity },
+      { 3: NaN },
+      { 69: Infinity, 2: -Infinity },
+    ]
+    for (const values of cases) {
       const weight = await broken(values)
       expect(await take(x, weight), JSON.stringify(values)).toEqual(await takeByTwo(x, weight))
       expect(await take(x, weight, 64)).toEqual(await takeByTwo(x, weight, 64))
