@@ -1,9 +1,8 @@
 // A whole model with random weights, through the runner the engine uses: tokens per second, and where a step's time goes.
 import type { OpenMoeConfig } from '#lib/model/config'
 import { KvCache, PAGE_TOKENS } from '#lib/model/kv_cache'
-import { ModelRunner, type SamplingInputs, type SequenceStep, type StepResult } from '#lib/model/runner'
+import { ModelRunner, type SequenceStep, type StepResult } from '#lib/model/runner'
 import { floatDtype, type ModelWeights } from '#lib/model/weights'
-import { sampleFloats, sampleInts, writeSampleRow } from '#lib/ops/sample'
 import type { BenchCase, Group, Lab, OpenGroup } from '../cases.ts'
 import { uniform } from '../ops/random_matrix.ts'
 import type { Breakdown } from '../report.ts'
@@ -151,7 +150,7 @@ class ModelBench {
     return runner.step(sequences, {
       expertCapacity: 'dropless',
       taps: ['moe.*.topk_index'],
-      sampling: greedy(step.sequences, this.config.vocabSize),
+      sampling: { vocabLimit: this.config.vocabSize }, // greedy
     })
   }
 
@@ -181,12 +180,4 @@ class ModelBench {
       Math.floor((0.5 + 0.5 * this.next()) * this.config.vocabSize),
     )
   }
-}
-
-/** Sampling inputs that take the most likely token of every row. */
-export function greedy(rows: number, vocabLimit: number): SamplingInputs {
-  const floats = new Float32Array(rows * sampleFloats.count)
-  const ints = new Int32Array(rows * sampleInts.count)
-  for (let row = 0; row < rows; row++) writeSampleRow(floats, ints, row, { temperature: 0 })
-  return { floats, ints, vocabLimit, numTop: 0 }
 }

@@ -55,7 +55,7 @@ export function stepWork(
     multiply('moe.grouped_gemm', down, tokens * topK, experts)
     dense('extra_mlp', layer.moe.extraMlp)
   })
-  if (step.logitRows > 0) multiply('lm_head.linear', weights.lmHead, step.logitRows)
+  if (step.logitRows > 0) multiply('lm_head.linear_argmax', weights.lmHead, step.logitRows)
   return parts
 }
 

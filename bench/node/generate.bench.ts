@@ -2,7 +2,6 @@
 import { KvCache, PAGE_TOKENS } from '#lib/model/kv_cache'
 import { ModelRunner } from '#lib/model/runner'
 import { floatDtype } from '#lib/model/weights'
-import { greedy } from '../model/model.bench.ts'
 import type { TypedShape } from '../shapes.ts'
 import { median } from '../statistics.ts'
 import { measurePairs, type NodeBench } from './node_bench.ts'
@@ -65,7 +64,7 @@ async function nativeDriver(synthetic: SyntheticModel, shape: TypedShape): Promi
   const step = (i: number) =>
     runner.step([{ ids: [tokens[i]!], position: prompt.length + i, pages, logitRows: [0] }], {
       expertCapacity: 'dropless',
-      sampling: greedy(1, config.vocabSize),
+      sampling: { vocabLimit: config.vocabSize },
     })
   return async () => {
     const start = performance.now()

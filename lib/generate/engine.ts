@@ -13,7 +13,7 @@ import {
   type SequenceStep,
   type StepResult,
 } from '../model/runner.ts'
-import { type FinishReason, type Request, Sequence } from './request.ts'
+import { type FinishReason, type Request, Sequence, type TokenLogprob } from './request.ts'
 import { needsHistory, samplingInputs } from './sampling.ts'
 
 export interface EngineOptions {
@@ -214,15 +214,10 @@ export class Engine {
     const { request } = sequence
     const token = result.tokens![row]!
     sequence.output.push(token)
-    const numTop = (result.topIds?.length ?? 0) / rows
-    const wanted = Math.min(request.options.logprobs ?? 0, numTop)
-    const top = Array.from({ length: wanted }, (_, i) => ({
-      token: result.topIds![row * numTop + i]!,
-      logprob: result.topLogprobs![row * numTop + i]!,
-    })).filter(({ token: id }) => id >= 0)
     const finishReason = finishReasonOf(sequence, token)
     try {
-      const event = { token, logprob: { token, logprob: result.logprobs![row]!, top }, finishReason }
+      const logprob = logprobOf(request.options.logprobs, row, rows, result)
+      const event = { token, logprob, finishReason }
       if (request.onToken(event) || finishReason) this.end(sequence)
     } catch (error) {
       this.end(sequence, error)
@@ -245,6 +240,21 @@ function canFollow(turns: readonly Turn[], current: Step): boolean {
   return turns.every(
     ({ sequence, step }) => step.ids.length === 1 && !(sequence.isAwaited && needsHistory(sequence)),
   )
+}
+
+function logprobOf(
+  wanted: number | undefined,
+  row: number,
+  rows: number,
+  { tokens, logprobs, topIds, topLogprobs }: StepResult,
+): TokenLogprob | undefined {
+  if (wanted === undefined) return undefined
+  const numTop = (topIds?.length ?? 0) / rows
+  const top = Array.from({ length: Math.min(wanted, numTop) }, (_, i) => ({
+    token: topIds![row * numTop + i]!,
+    logprob: topLogprobs![row * numTop + i]!,
+  })).filter(({ token }) => token >= 0)
+  return { token: tokens![row]!, logprob: logprobs![row]!, top }
 }
 
 function finishReasonOf(sequence: Sequence, token: number): FinishReason | null {

@@ -91,11 +91,11 @@ export class Generation implements AsyncIterable<StreamChunk> {
       onToken: (event) => {
         if (tokens.length === 0) firstTokenMs = performance.now() - started
         tokens.push(event.token)
-        if (wantLogprobs) logprobs.push(event.logprob)
+        if (event.logprob) logprobs.push(event.logprob)
         const shown = stream.push(event.token)
         if (shown.stopped) finishReason = 'stop'
         else if (event.finishReason) finishReason = event.finishReason
-        push({ text: shown.text, tokens: [event.token], ...(wantLogprobs && { logprobs: [event.logprob] }) })
+        push({ text: shown.text, tokens: [event.token], ...(event.logprob && { logprobs: [event.logprob] }) })
         return shown.stopped
       },
       onEnd: (error) => {

@@ -12,7 +12,8 @@ export interface TokenLogprob {
 /** What the engine reports after every step that gave a request a token. */
 export interface TokenEvent {
   token: number
-  logprob: TokenLogprob
+  /** Where the request asked for it. */
+  logprob?: TokenLogprob
   finishReason: FinishReason | null
 }
 

@@ -9,6 +9,7 @@ export function samplingInputs(
   vocabLimit: number,
   maxHistory: number,
 ): SamplingInputs {
+  if (sequences.every(isPlainlyGreedy)) return { vocabLimit }
   const rows = sequences.length
   const floats = new Float32Array(rows * sampleFloats.count)
   const ints = new Int32Array(rows * sampleInts.count)
@@ -40,8 +41,17 @@ export function samplingInputs(
       bias!.values[row * maxBias + i] = value
     })
   })
-  const numTop = roundUp(Math.max(...sequences.map(({ request }) => request.options.logprobs ?? 0)))
-  return { floats, ints, history, bias, vocabLimit, numTop }
+  const wanted = sequences.map(({ request }) => request.options.logprobs)
+  const numTop = roundUp(Math.max(...wanted.map((count) => count ?? 0)))
+  const logprobs = wanted.some((count) => count !== undefined)
+  return { vocabLimit, rows: { floats, ints, history, bias, logprobs, numTop } }
+}
+
+/** Takes the likeliest token of the logits as they come, and nobody asks how likely it was. */
+function isPlainlyGreedy(sequence: Sequence): boolean {
+  const { temperature, logprobs, logitBias } = sequence.request.options
+  if (temperature !== 0 || logprobs !== undefined || needsHistory(sequence)) return false
+  return Object.keys(logitBias).length === 0
 }
 
 export function needsHistory({ request: { options } }: Sequence): boolean {

@@ -10,7 +10,7 @@ import { checkIds, checkSequences, forward, type ForwardOptions, type ForwardRes
 import { KvCache, PAGE_TOKENS } from './kv_cache.ts'
 import { type ExpertCapacity, EXPERT_CAPACITIES, ModelRunner, type StepResult } from './runner.ts'
 import { score, type ScoreResult } from './score.ts'
-import { type ModelStats, ROUTING_TAPS, RoutingStatistics } from './statistics.ts'
+import { type ModelStats, routingTaps, RoutingStatistics } from './statistics.ts'
 import type { LoadProgress, ModelWeights, WeightDtype } from './weights.ts'
 
 export interface LoadModelOptions extends DeviceOptions {
@@ -89,7 +89,7 @@ export class Model {
       maxContext: this.maxContext,
       vocabLimit: Math.min(config.vocabSize, parts.tokenizer?.vocabSize ?? config.vocabSize),
       maxBatch: maxSequences,
-      taps: ROUTING_TAPS,
+      taps: routingTaps(this.expertCapacity !== 'dropless'),
       onStep: (result, milliseconds) => this.count(result, milliseconds),
     })
   }

@@ -1,8 +1,9 @@
-// The whole network as one recording: embedding, decoder layers, final norm, head (spec section 3).
+// The whole network as one recording: embedding, decoder layers, final norm; then one of two heads (spec section 3).
 import { type CapacityGroups } from '../layers/moe.ts'
 import { decoderLayer, type LayerBatch } from '../layers/decoder_layer.ts'
 import { embedding } from '../ops/embedding.ts'
 import { linear } from '../ops/linear.ts'
+import { linearArgmax } from '../ops/linear_argmax.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
 import type { Program } from '../program.ts'
 import { type Tensor, tensor } from '../tensor.ts'
@@ -17,24 +18,29 @@ export interface ForwardShape {
   numGroups: number
   /** Entries per sequence in the block table. */
   maxBlocks: number
-  /** Rows whose logits are wanted; 0 records no head. */
+  /** Rows whose logits, or next tokens, are wanted. */
   numLogitRows: number
+}
+
+/** What a pass finds on the device besides the weights. */
+export interface DeviceState {
+  cache: KvCache
+  /** i32: what the run before has sampled; a token id below 0 stands for `previous[-1 - id]`. */
+  previous?: Tensor
 }
 
 /**
  * Records one forward pass over packed sequences (never padded). Inputs, all i32, in the order a caller fills them:
  * token_ids and positions [num_tokens], seq_offsets [num_seqs + 1], seq_positions [num_seqs], block_table
  * [num_seqs, max_blocks], group_offsets [num_groups + 1], capacity [num_groups], logit_rows [num_logit_rows].
- * @param previous i32: what the run before has sampled; a token id below 0 stands for `previous[-1 - id]`
- * @returns f32 [num_logit_rows, vocab_size], or null without logit rows
+ * @returns f32 [num_logit_rows, hidden_size], normed: what a head takes; or null without logit rows
  */
 export function openMoe(
   p: Program,
   config: OpenMoeConfig,
   weights: ModelWeights,
-  cache: KvCache,
+  { cache, previous }: DeviceState,
   shape: ForwardShape,
-  previous?: Tensor,
 ): Tensor | null {
   const { numTokens, numSeqs, numGroups, maxBlocks, numLogitRows } = shape
   const ids = p.input('token_ids', 'i32', [numTokens])
@@ -59,6 +65,20 @@ export function openMoe(
   if (numLogitRows === 0) return null
   // Only rows whose logits are wanted pass the head: it is more than half of the small model's weights.
   const rows = embedding(p, x, p.input('logit_rows', 'i32', [numLogitRows]))
-  const normed = p.scope('norm', () => rmsNorm(p, rows, weights.norm, config.rmsNormEps))
-  return p.scope('lm_head', () => linear(p, normed, weights.lmHead))
+  return p.scope('norm', () => rmsNorm(p, rows, weights.norm, config.rmsNormEps))
+}
+
+/** The head: f32 [num_logit_rows, vocab_size]. */
+export function logits(p: Program, normed: Tensor, { lmHead }: ModelWeights): Tensor {
+  return p.scope('lm_head', () => linear(p, normed, lmHead))
+}
+
+/** The head where only the likeliest ids are wanted: i32 [num_logit_rows]. The logits are never written. */
+export function likeliest(
+  p: Program,
+  normed: Tensor,
+  { lmHead }: ModelWeights,
+  options: { vocabLimit: number; token?: Tensor },
+): Tensor {
+  return p.scope('lm_head', () => linearArgmax(p, normed, lmHead, options))
 }

@@ -2,10 +2,11 @@
 import type { CompiledProgram, Device } from '../device.ts'
 import { OpenMoeError } from '../errors.ts'
 import { sample, sampleFloats, sampleInts } from '../ops/sample.ts'
+import type { Program } from '../program.ts'
 import type { HostTensor, Tensor, TypedArray } from '../tensor.ts'
 import { capacityFor, type OpenMoeConfig } from './config.ts'
 import { type KvCache, PAGE_TOKENS } from './kv_cache.ts'
-import { type ForwardShape, openMoe } from './openmoe.ts'
+import { type ForwardShape, likeliest, logits, openMoe } from './openmoe.ts'
 import type { ModelWeights } from './weights.ts'
 
 /** How an expert's slots are limited (spec 4.4). */
@@ -23,13 +24,22 @@ export interface SequenceStep {
   logitRows: readonly number[]
 }
 
-/** Sampling inputs for the logit rows of a step, in order (native/ops/sample.h). */
+/** How the logit rows of a step are sampled, in order. */
 export interface SamplingInputs {
+  /** Ids from here on are never taken. */
+  vocabLimit: number
+  /** Without, every row takes its likeliest id, and nobody asks how likely it was: the logits are never written. */
+  rows?: SamplingRows
+}
+
+/** Parameters by row (native/ops/sample.h). */
+export interface SamplingRows {
   floats: Float32Array
   ints: Int32Array
   history?: { ids: Int32Array; max: number }
   bias?: { ids: Int32Array; values: Float32Array; max: number }
-  vocabLimit: number
+  /** Report the log-probability of the token. */
+  logprobs: boolean
   /** Alternatives reported with their log-probability. */
   numTop: number
 }
@@ -91,7 +101,7 @@ export class ModelRunner {
     const inputs = program.stage()
     fillRows(inputs, sequences, shape)
     const capacityPerGroup = fillCapacity(inputs, this.config, options.expertCapacity)
-    if (options.sampling) fillSampling(inputs, options.sampling)
+    if (options.sampling?.rows) fillSampling(inputs, options.sampling.rows)
     const running = program.run()
     if (!kept) program.dispose() // the run in flight keeps what it needs
     const { values, taps } = await running
@@ -132,10 +142,10 @@ export class ModelRunner {
   private programFor(shape: ForwardShape, options: StepOptions): { program: StepProgram; kept: boolean } {
     const { sampling, taps = [], returnLogits = false } = options
     const { numTokens, numSeqs, numGroups, numLogitRows } = shape
-    const sampled = sampling
-      ? `${sampling.vocabLimit} ${sampling.numTop} ${sampling.history?.max} ${sampling.bias?.max}`
-      : ''
-    const key = `${numTokens} ${numSeqs} ${numGroups} ${numLogitRows} ${returnLogits} ${sampled} ${taps.join()}`
+    const rows = sampling?.rows
+    const how = rows ? `${rows.numTop} ${rows.logprobs} ${rows.history?.max} ${rows.bias?.max}` : 'likeliest'
+    const sizes = `${numTokens} ${numSeqs} ${numGroups} ${numLogitRows}`
+    const key = `${sizes} ${returnLogits} ${sampling?.vocabLimit} ${how} ${taps.join()}`
     let program = this.kept.get(key)
     if (!program) {
       program = this.record(shape, options)
@@ -156,35 +166,48 @@ export class ModelRunner {
     return rows <= MAX_FOLLOWED_ROWS ? this.device.view(this.sampled, [rows]) : undefined
   }
 
-  private record(shape: ForwardShape, options: StepOptions): StepProgram {
-    const { sampling } = options
+  private record(shape: ForwardShape, { sampling, returnLogits, taps }: StepOptions): StepProgram {
+    const { weights, cache } = this
     return this.device.compile(
       (p) => {
-        const logits = openMoe(p, this.config, this.weights, this.cache, shape, this.sampled)
+        const state = { cache, previous: this.sampled }
+        const normed = openMoe(p, this.config, weights, state, shape)
         const results: Record<string, Tensor> = {}
-        if (!logits) return results
-        if (options.returnLogits) results.logits = logits
-        if (!sampling) return results
-        const rows = shape.numLogitRows
-        const { history, bias } = sampling
-        const sampled = sample(
-          p,
-          logits,
-          {
-            floats: p.input('sample_floats', 'f32', [rows, sampleFloats.count]),
-            ints: p.input('sample_ints', 'i32', [rows, sampleInts.count]),
-            history: history && p.input('history', 'i32', [rows, history.max]),
-            biasIds: bias && p.input('bias_ids', 'i32', [rows, bias.max]),
-            biasValues: bias && p.input('bias_values', 'f32', [rows, bias.max]),
-          },
-          { vocabLimit: sampling.vocabLimit, numTop: sampling.numTop, token: this.tokensOf(rows) },
-        )
-        for (const [name, tensor] of Object.entries(sampled)) if (tensor) results[name] = tensor as Tensor
+        if (!normed) return results
+        const token = this.tokensOf(shape.numLogitRows)
+        if (sampling && !sampling.rows) {
+          results.token = likeliest(p, normed, weights, { vocabLimit: sampling.vocabLimit, token })
+        }
+        if (!returnLogits && !sampling?.rows) return results
+        const scores = logits(p, normed, weights)
+        if (returnLogits) results.logits = scores
+        if (sampling?.rows)
+          Object.assign(results, sampleRows(p, scores, sampling.rows, sampling.vocabLimit, token))
         return results
       },
-      { taps: options.taps },
+      { taps },
     )
   }
+}
+
+function sampleRows(
+  p: Program,
+  scores: Tensor,
+  { history, bias, numTop, logprobs }: SamplingRows,
+  vocabLimit: number,
+  token: Tensor | undefined,
+): Record<string, Tensor> {
+  const numRows = scores.shape[0]!
+  const params = {
+    floats: p.input('sample_floats', 'f32', [numRows, sampleFloats.count]),
+    ints: p.input('sample_ints', 'i32', [numRows, sampleInts.count]),
+    history: history && p.input('history', 'i32', [numRows, history.max]),
+    biasIds: bias && p.input('bias_ids', 'i32', [numRows, bias.max]),
+    biasValues: bias && p.input('bias_values', 'f32', [numRows, bias.max]),
+  }
+  const sampled = sample(p, scores, params, { vocabLimit, numTop, logprobs, token })
+  const entries = Object.entries(sampled) as [string, Tensor | undefined][]
+  return Object.fromEntries(entries.filter((entry): entry is [string, Tensor] => entry[1] !== undefined))
 }
 
 type Inputs = Readonly<Record<string, TypedArray>>
@@ -222,7 +245,7 @@ function fillCapacity(inputs: Inputs, config: OpenMoeConfig, expertCapacity: Exp
   return [...capacity!]
 }
 
-function fillSampling(inputs: Inputs, { floats, ints, history, bias }: SamplingInputs): void {
+function fillSampling(inputs: Inputs, { floats, ints, history, bias }: SamplingRows): void {
   inputs.sample_floats?.set(floats)
   inputs.sample_ints?.set(ints)
   if (history) inputs.history?.set(history.ids)

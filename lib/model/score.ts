@@ -54,7 +54,10 @@ export async function score(
             logitRows: Array.from({ length: rows }, (_, r) => r),
           },
         ],
-        { expertCapacity, sampling: { floats, ints, vocabLimit: config.vocabSize, numTop: 0 } },
+        {
+          expertCapacity,
+          sampling: { vocabLimit: config.vocabSize, rows: { floats, ints, logprobs: true, numTop: 0 } },
+        },
       )
       logprobs.set(result.logprobs!, start)
     }

@@ -16,12 +16,15 @@ export interface ModelStats {
   moe: Record<number, MoeLayerStats>
 }
 
-/** What the engine asks every step for. */
-export const ROUTING_TAPS = ['moe.*.topk_index', 'moe.*.kept'] as const
+/** What the engine asks every step for. Without a capacity nothing is dropped. */
+export const routingTaps = (hasCapacity: boolean): readonly string[] =>
+  hasCapacity ? ['moe.*.topk_index', 'moe.*.kept'] : ['moe.*.topk_index']
 
 /** Counts where tokens were routed. */
 export class RoutingStatistics {
   private readonly layers = new Map<number, MoeLayerStats>()
+  /** What a tap counts, by its name: this runs for every token. */
+  private readonly counters = new Map<string, (tensor: HostTensor) => void>()
   private readonly numExperts: number
 
   constructor(numExperts: number) {
@@ -29,13 +32,10 @@ export class RoutingStatistics {
   }
 
   add(taps: ReadonlyMap<string, HostTensor>): void {
-    for (const [name, { data, shape }] of taps) {
-      const [, index, what] = /^moe\.(\d+)\.(topk_index|kept)$/.exec(name) ?? []
-      if (index === undefined) continue
-      const stats = this.layer(Number(index))
-      const topK = shape[1]!
-      if (what === 'topk_index') for (const expert of data) stats.expertLoad[expert]!++
-      else data.forEach((row, i) => row < 0 && stats.dropped[i % topK]!++)
+    for (const [name, tensor] of taps) {
+      let count = this.counters.get(name)
+      if (!count) this.counters.set(name, (count = this.counterOf(name)))
+      count(tensor)
     }
   }
 
@@ -46,6 +46,20 @@ export class RoutingStatistics {
         { expertLoad: [...expertLoad], dropped: [...dropped] },
       ]),
     )
+  }
+
+  private counterOf(tap: string): (tensor: HostTensor) => void {
+    const [, index, what] = /^moe\.(\d+)\.(topk_index|kept)$/.exec(tap) ?? []
+    if (index === undefined) return () => undefined
+    const { expertLoad, dropped } = this.layer(Number(index))
+    if (what === 'topk_index') {
+      return ({ data }) => {
+        for (const expert of data) expertLoad[expert]!++
+      }
+    }
+    return ({ data, shape }) => {
+      for (let i = 0; i < data.length; i++) if (data[i]! < 0) dropped[i % shape[1]!]!++
+    }
   }
 
   private layer(index: number): MoeLayerStats {

@@ -90,8 +90,8 @@ function wordsOf(seed: number | bigint): [low: number, high: number] {
 export interface Sampled {
   /** i32 [num_rows]; -1 where the logits held NaN or nothing finite */
   token: Tensor
-  /** f32 [num_rows], of the token, under the logits as they came */
-  logprob: Tensor
+  /** f32 [num_rows], of the token, under the logits as they came; unless `logprobs` is false */
+  logprob?: Tensor
   /** i32 and f32 [num_rows, num_top], best first */
   topIds?: Tensor
   topLogprobs?: Tensor
@@ -103,6 +103,7 @@ export interface Sampled {
  * @param params rows made by writeSampleRow(); history i32 [num_rows, max_history] (prompt, then output), biasIds i32 and
  *   biasValues f32 [num_rows, max_bias]
  * @param options.vocabLimit ids from here on are never taken (default: none)
+ * @param options.logprobs false: nobody asks how likely the tokens were, which saves an exponential per logit
  * @param options.token i32 [num_rows]: a tensor to write the tokens into, instead of a new one
  */
 export function sample(
@@ -115,13 +116,13 @@ export function sample(
     biasIds?: TensorLike
     biasValues?: TensorLike
   },
-  options: { vocabLimit?: number; numTop?: number; token?: Tensor } = {},
+  options: { vocabLimit?: number; numTop?: number; logprobs?: boolean; token?: Tensor } = {},
 ): Sampled {
   const [numRows = 0, vocabSize = 0] = expectTensor('sample', 'logits', logits, 'f32', [
     'num_rows',
     'vocab_size',
   ])
-  const { vocabLimit = vocabSize, numTop = 0 } = options
+  const { vocabLimit = vocabSize, numTop = 0, logprobs = true } = options
   expectTensor('sample', 'floats', params.floats, 'f32', [numRows, sampleFloats.count])
   expectTensor('sample', 'ints', params.ints, 'i32', [numRows, sampleInts.count])
   const optional = (name: string, value: TensorLike | undefined, dtype: 'i32' | 'f32'): number =>
@@ -136,7 +137,7 @@ export function sample(
   const use = (value: TensorLike | undefined): Tensor | undefined => value && p.use(value)
   const token = options.token ?? p.alloc('i32', [numRows])
   expectTensor('sample', 'token', token, 'i32', [numRows])
-  const logprob = p.alloc('f32', [numRows])
+  const logprob = logprobs ? p.alloc('f32', [numRows]) : undefined
   const topIds = numTop > 0 ? p.alloc('i32', [numRows, numTop]) : undefined
   const topLogprobs = numTop > 0 ? p.alloc('f32', [numRows, numTop]) : undefined
   p.record(

@@ -68,7 +68,7 @@ static void append_head(const KvAppend& a, const Sequence& seq, int64_t head) {
 void kv_append(const KvAppend& a, Cpu& cpu) {
   check_batch(a, /*history=*/false);
   const int64_t items = int64_t{a.num_seqs} * a.num_kv_heads;
-  if (items == 0) return;
+  if (items == 0 || a.head_dim == 0) return;
   // Of one new token, a head writes head_dim / 2 pieces of as many cache lines: 192 of them take a microsecond.
   const int64_t dimensions = std::max<int64_t>(1, a.num_tokens / a.num_seqs) * a.head_dim;
   cpu.parallel_for(items, std::max<int64_t>(1, 384 / dimensions), [&](int64_t begin, int64_t end, int) {

@@ -8,6 +8,7 @@
 #include "ops/grouped_gemm_swiglu.h"
 #include "ops/kv_append.h"
 #include "ops/linear.h"
+#include "ops/linear_argmax.h"
 #include "ops/moe_gating.h"
 #include "ops/moe_permute.h"
 #include "ops/moe_router.h"
@@ -22,6 +23,7 @@
   X(embedding, Embedding)                   \
   X(rms_norm, RmsNorm)                      \
   X(linear, Linear)                         \
+  X(linear_argmax, LinearArgmax)            \
   X(rope, Rope)                             \
   X(kv_append, KvAppend)                    \
   X(attention, Attention)                   \

@@ -8,7 +8,6 @@
 #include "device/cpu.h"
 #include "support/error.h"
 #include "support/philox.h"
-#include "support/simd.h"
 #include "support/vocab_select.h"
 
 namespace openmoe::OPENMOE_ISA {
@@ -24,8 +23,8 @@ struct Edit {
 };
 
 struct ChunkStats {
-  float max_logit, max_score;
-  double sum_exp;  // of logits relative to max_logit
+  float max_logit, max_score, poison;  // poison: NaN when a logit is NaN or +infinity, else 0
+  double sum_exp;                      // of logits relative to max_logit, where probabilities are wanted
 };
 
 // Working memory of one row, cut from one block; without a block it only measures.
@@ -71,6 +70,7 @@ class Row {
         cpu_(cpu),
         row_(row),
         shared_(shared),
+        with_sum_(a.logprob || a.num_top > 0),
         vocab_(a.vocab_limit > 0 ? std::min(a.vocab_limit, a.vocab_size) : a.vocab_size),
         chunks_((vocab_ + kChunk - 1) / kChunk),
         logits_(a.logits.as<float>() + row * a.vocab_size),
@@ -82,7 +82,7 @@ class Row {
     const bool valid = adjust() && measure();
     const int32_t token = valid ? choose() : -1;
     a_.token.as<int32_t>()[row_] = token;
-    a_.logprob.as<float>()[row_] = token < 0 ? kNaN : logprob(logits_[token]);
+    if (a_.logprob) a_.logprob.as<float>()[row_] = token < 0 ? kNaN : logprob(logits_[token]);
     if (a_.num_top > 0) write_top(valid);
   }
 
@@ -143,34 +143,37 @@ class Row {
     return true;
   }
 
-  // The largest score and the log-sum-exp of the logits. False for a row that nothing can be taken from.
+  // The largest score, and the log-sum-exp of the logits if wanted. False for a row that nothing can be taken from.
   bool measure() {
     for_chunks([&](int64_t chunk) { work_.stats[chunk] = chunk_stats(chunk); });
     best_ = max_logit_ = -kInfinity;
     for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+      if (work_.stats[chunk].poison != 0) return false;
       best_ = std::max(best_, work_.stats[chunk].max_score);
       max_logit_ = std::max(max_logit_, work_.stats[chunk].max_logit);
     }
+    if (best_ == -kInfinity || !with_sum_) return best_ > -kInfinity;
     double sum = 0;
     for (int64_t chunk = 0; chunk < chunks_; ++chunk)
       sum += work_.stats[chunk].sum_exp * std::exp(double{work_.stats[chunk].max_logit} - max_logit_);
     log_sum_ = max_logit_ + std::log(sum);
-    return best_ > -kInfinity && std::isfinite(log_sum_);
+    return std::isfinite(log_sum_);
   }
 
   ChunkStats chunk_stats(int64_t chunk) const {
     const int64_t begin = chunk * kChunk, end = std::min(vocab_, begin + kChunk);
-    Vec max_logit = set1(-kInfinity), max_score = max_logit;
+    Vec max_logit = set1(-kInfinity), max_score = max_logit, poison = zero();
     float buffer[kBlock];
     for (int64_t first = begin; first < end; first += kBlock) {
       const int64_t n = std::min(kBlock, end - first);
       const float* s = scores(first, n, buffer);
       const Vec block = max_of(logits_ + first, n);
       max_logit = max(block, max_logit);
+      poison = add(poison, poison_of(logits_ + first, n));
       max_score = max(s == logits_ + first ? block : max_of(s, n), max_score);
     }
-    // The maximum passes over NaN; the sum finds it.
-    ChunkStats stats{reduce_max(max_logit), reduce_max(max_score), 0};
+    ChunkStats stats{reduce_max(max_logit), reduce_max(max_score), reduce_add(poison), 0};
+    if (!with_sum_) return stats;
     const Weight weight(stats.max_logit > -kInfinity ? stats.max_logit : 0.0f, 1.0f);
     for (int64_t first = begin; first < end; first += kBlock) {
       Vec sum = zero();
@@ -250,10 +253,9 @@ class Row {
   const Sample& a_;
   Cpu& cpu_;
   const int64_t row_;
-  const bool shared_;
+  const bool shared_, with_sum_;
   const int64_t vocab_, chunks_;  // ids that may be chosen
-  const float* logits_;
-  const float* floats_;
+  const float *logits_, *floats_;
   const int32_t* ints_;
   const Workspace work_;
   int64_t num_edits_ = 0;

@@ -28,7 +28,7 @@ struct Sample {
   In bias_ids;       // [num_rows, max_bias]
   In bias_values;    // [num_rows, max_bias]
   Out token;         // [num_rows]
-  Out logprob;       // [num_rows]
+  Out logprob;       // [num_rows]; without it and top_* no exponentials are summed
   Out top_ids;       // [num_rows, num_top]  best first
   Out top_logprobs;  // [num_rows, num_top]
   int num_rows, vocab_size, vocab_limit, max_history, max_bias, num_top;
@@ -42,7 +42,7 @@ inline constexpr Field kSampleFields[] = {
     FIELD(Sample, bias_ids, "i32[num_rows, max_bias]?"),
     FIELD(Sample, bias_values, "f32[num_rows, max_bias]?"),
     FIELD(Sample, token, "i32[num_rows]"),
-    FIELD(Sample, logprob, "f32[num_rows]"),
+    FIELD(Sample, logprob, "f32[num_rows]?"),
     FIELD(Sample, top_ids, "i32[num_rows, num_top]?"),
     FIELD(Sample, top_logprobs, "f32[num_rows, num_top]?"),
     FIELD(Sample, num_rows),

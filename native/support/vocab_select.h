@@ -56,6 +56,16 @@ inline Vec max_of(const float* scores, int64_t n) {
   return largest;
 }
 
+// NaN in some lane when one of n scores is NaN or +infinity, else zero.
+inline Vec poison_of(const float* scores, int64_t n) {
+  Vec poison = zero();
+  for_vectors(n, [&](int64_t i, auto lanes) {
+    const Vec score = load_scores(scores + i, lanes);
+    poison = fma(max(set1(std::numeric_limits<float>::lowest()), score), zero(), poison);  // -infinity is no poison
+  });
+  return poison;
+}
+
 // The `count` best of ids [first, end), best first; filled up with kNoKey.
 inline void find_top(const float* scores, int64_t first, int64_t end, Key* top, int64_t count) {
   Key* last = top + count - 1;

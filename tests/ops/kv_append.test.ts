@@ -72,6 +72,13 @@ describeOp('kv_append', ({ run, device }) => {
     },
   )
 
+  it('writes nothing for heads without dimensions', async () => {
+    const cache = await newCache(device(), { numPages: 3, numKvHeads: 2, headDim: 0 })
+    const none = tensor(new Float32Array(0), [1, 0])
+    await append(none, none, cache, layoutOf([{ count: 1, position: 0, pages: [0] }]))
+    expect((await device().read(cache.kPages)).data).toHaveLength(0)
+  })
+
   it('writes nothing for no tokens, and for no sequences', async () => {
     const cache = await small()
     const none = tensor(new Float32Array(0), [0, 2])

@@ -52,7 +52,7 @@ const record =
   (operand: ReturnType<typeof operands>, options: Options = {}) =>
   (p: Program) => {
     const { token, logprob, topIds, topLogprobs } = sample(p, operand.logits, operand, options)
-    return { token, logprob, ...(topIds && topLogprobs && { topIds, topLogprobs }) }
+    return { token, logprob: logprob!, ...(topIds && topLogprobs && { topIds, topLogprobs }) }
   }
 
 /** Sharp enough to matter, flat enough for every option to cut something. */
@@ -267,6 +267,18 @@ describeOp('sample', ({ backend, run }) => {
     expect((await draw(batch.toReversed())).tokens.toReversed()).toEqual(tokens)
     expect(tokens[0]).toBe(Math.ceil(uniform(0n, 0, 0) * 30000) - 1)
     expect(tokens[159]).toBe(Math.ceil(uniform(40n << 32n, 0, 0) * 30000) - 1)
+  })
+
+  it('takes the same tokens where nobody asks how likely they were', async () => {
+    const fine = MIXES.flatMap(([, mix], i) =>
+      [0, 1].map((temperature) => ({ temperature, ...mix, logits: randomLogits(i, 9001, 3), position: i })),
+    )
+    const broken = [NaN, Infinity].map((value) => randomLogits(1, 9001).with(9000, value))
+    const nothing = new Float32Array(9001).fill(-Infinity)
+    const batch = [...fine, ...[...broken, nothing].map((logits) => ({ logits, temperature: 0 }))]
+    const operand = operands(batch)
+    const token = await run((p) => sample(p, operand.logits, operand, { logprobs: false }).token)
+    expect([...token.data]).toEqual((await draw(batch)).tokens)
   })
 
   it('gives a row the same bits alone, among neighbours, twice, and with 1 or 3 threads', async () => {
