@@ -19,11 +19,34 @@ inline void pause_cpu() {
 // Long enough to bridge the gap between two ops of a step, short enough to leave the core to others soon after.
 constexpr int kSpins = 2000;
 
+constexpr uint64_t kOneChunk = uint64_t{1} << 32;
+
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) {
+bool ThreadPool::Share::empty() const {
+  const uint64_t now = chunks.load(std::memory_order_relaxed);
+  return static_cast<uint32_t>(now >> 32) >= static_cast<uint32_t>(now);
+}
+
+// -1: none is left. The claim is what makes the rest of the share visible.
+int64_t ThreadPool::Share::claim_first() {
+  uint64_t now = chunks.load(std::memory_order_relaxed);
+  while (static_cast<uint32_t>(now >> 32) < static_cast<uint32_t>(now))
+    if (chunks.compare_exchange_weak(now, now + kOneChunk, std::memory_order_acquire)) return now >> 32;
+  return -1;
+}
+
+int64_t ThreadPool::Share::claim_last() {
+  uint64_t now = chunks.load(std::memory_order_relaxed);
+  while (static_cast<uint32_t>(now >> 32) < static_cast<uint32_t>(now))
+    if (chunks.compare_exchange_weak(now, now - 1, std::memory_order_acquire)) return static_cast<uint32_t>(now) - 1;
+  return -1;
+}
+
+ThreadPool::ThreadPool(int num_threads)
+    : num_threads_(std::max(1, num_threads)), shares_(std::make_unique<Share[]>(num_threads_)) {
   try {
-    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    for (int i = 1; i < num_threads_; ++i) workers_.emplace_back([this, i] { work(i); });
   } catch (...) {  // a limit on threads; destroying a running std::thread would end the process
     end_workers();
     throw;
@@ -42,21 +65,25 @@ void ThreadPool::end_workers() {
 void ThreadPool::run(int64_t count, int64_t grain, Body body, void* context) {
   if (count <= 0) return;
   grain = std::max({grain, int64_t{1}, (count + kMaxChunks - 1) / kMaxChunks});
-  if (workers_.empty() || count <= grain) {
+  if (num_threads_ == 1 || count <= grain) {
     body(context, 0, count, 0);
     return;
   }
-  body_ = body, context_ = context, count_ = count, grain_ = grain;
-  num_chunks_ = static_cast<uint32_t>((count + grain - 1) / grain);
+  const int64_t chunks = (count + grain - 1) / grain;
   failed_.store(false, std::memory_order_relaxed);
   finished_.store(0, std::memory_order_relaxed);
-  claim_.store(uint64_t{num_chunks_} << 32, std::memory_order_release);
+  for (int i = num_threads_ - 1; i >= 0; --i) {
+    Share& share = shares_[i];
+    share.body = body, share.context = context, share.count = count, share.grain = grain;
+    const uint64_t first = chunks * i / num_threads_, end = chunks * (i + 1) / num_threads_;
+    share.chunks.store(first << 32 | end, std::memory_order_release);
+  }
   signal_.fetch_add(1, std::memory_order_release);
   signal_.notify_all();
 
   claim_chunks(0);
   uint32_t done;
-  for (int spin = 0; (done = finished_.load(std::memory_order_acquire)) < num_chunks_; ++spin) {
+  for (int spin = 0; (done = finished_.load(std::memory_order_acquire)) < chunks; ++spin) {
     if (spin < kSpins)
       pause_cpu();
     else
@@ -71,43 +98,44 @@ void ThreadPool::run(int64_t count, int64_t grain, Body body, void* context) {
 }
 
 void ThreadPool::claim_chunks(int thread) {
-  for (;;) {
-    const uint64_t claimed = claim_.fetch_add(1, std::memory_order_acq_rel);
-    const uint32_t chunk = static_cast<uint32_t>(claimed), chunks = static_cast<uint32_t>(claimed >> 32);
-    if (chunk >= chunks) return;
-    // The claimed chunk keeps its job alive, so the members below belong to it.
-    const int64_t begin = chunk * grain_;
-    try {
-      body_(context_, begin, std::min(begin + grain_, count_), thread);
-    } catch (...) {
-      std::lock_guard lock(failure_mutex_);
-      if (!failure_) failure_ = std::current_exception();
-      failed_.store(true, std::memory_order_release);
-    }
-    finish_chunk();
-  }
+  uint32_t done = 0;
+  int64_t chunk;
+  for (Share& own = shares_[thread]; (chunk = own.claim_first()) >= 0; ++done) run_chunk(own, chunk, thread);
+  for (int i = 1; i < num_threads_; ++i)
+    for (Share& other = shares_[(thread + i) % num_threads_]; (chunk = other.claim_last()) >= 0; ++done)
+      run_chunk(other, chunk, thread);
+  if (done == 0) return;
+  finished_.fetch_add(done, std::memory_order_acq_rel);
+  finished_.notify_all();
 }
 
-void ThreadPool::finish_chunk() {
-  // num_chunks_ is read before the increment: after the last one the caller may already set up the next job.
-  const uint32_t total = num_chunks_;
-  if (finished_.fetch_add(1, std::memory_order_acq_rel) + 1 == total) finished_.notify_all();
+void ThreadPool::run_chunk(const Share& share, int64_t chunk, int thread) {
+  const int64_t begin = chunk * share.grain;
+  try {
+    share.body(share.context, begin, std::min(begin + share.grain, share.count), thread);
+  } catch (...) {
+    std::lock_guard lock(failure_mutex_);
+    if (!failure_) failure_ = std::current_exception();
+    failed_.store(true, std::memory_order_release);
+  }
 }
 
 void ThreadPool::work(int thread) {
-  uint32_t seen = 0;
   for (;;) {
-    uint32_t now;
-    for (int spin = 0; (now = signal_.load(std::memory_order_acquire)) == seen; ++spin) {
-      if (spin < kSpins)
-        pause_cpu();
-      else
-        signal_.wait(seen, std::memory_order_acquire);
-    }
-    if (stop_.load()) return;
-    seen = now;
+    const uint32_t seen = signal_.load(std::memory_order_acquire);
+    if (stop_.load()) return;  // asked between the two: whoever stops the pool signals afterwards
     claim_chunks(thread);
+    wait_for_share(thread, seen);
   }
+}
+
+// Returns also when a job has begun since `signal_` was seen.
+void ThreadPool::wait_for_share(int thread, uint32_t seen) {
+  for (int spin = 0; spin < kSpins; ++spin) {
+    if (!shares_[thread].empty()) return;
+    pause_cpu();
+  }
+  signal_.wait(seen, std::memory_order_acquire);
 }
 
 }  // namespace openmoe

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -18,29 +20,37 @@ class ThreadPool {
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
 
-  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int num_threads() const { return num_threads_; }
 
-  // Runs body over [0, count) in chunks of `grain`, claimed one by one: a worker that loses its core costs its share
-  // only. Which thread runs a chunk is not fixed, so a chunk must own its outputs. The first exception is rethrown.
+  // Runs body over [0, count) in chunks of `grain`. Each thread begins with a share of neighbouring chunks, in order;
+  // one that has none left takes those of others from their end, so a worker that loses its core costs its share only.
+  // Which thread runs a chunk is not fixed: a chunk must own its outputs. The first exception is rethrown.
   void run(int64_t count, int64_t grain, Body body, void* context);
 
  private:
+  // What a thread has been given of the current job, in one cache line: cores that do not share a cache need a third of
+  // a microsecond to see what another one wrote, so a worker waits for this line, and finds all it needs in it. The
+  // rest is stable from the claim of a chunk until that chunk is finished.
+  struct alignas(64) Share {
+    std::atomic<uint64_t> chunks{0};  // the next one (upper half) | the end (lower half)
+    Body body = nullptr;
+    void* context = nullptr;
+    int64_t count = 0, grain = 1;
+
+    bool empty() const;
+    int64_t claim_first();
+    int64_t claim_last();
+  };
+  static constexpr int64_t kMaxChunks = int64_t{1} << 30;
+
   void work(int thread);
+  void wait_for_share(int thread, uint32_t seen);
   void claim_chunks(int thread);
-  void finish_chunk();
+  void run_chunk(const Share& share, int64_t chunk, int thread);
   void end_workers();
 
-  // The state of a job in one word, so that a claim is one fetch_add whose answer describes the job it belongs to:
-  // number of chunks (upper half) | next chunk (lower half). A late worker can only overshoot `next`.
-  static constexpr int64_t kMaxChunks = int64_t{1} << 30;
-  std::atomic<uint64_t> claim_{0};
-
-  // The current job; stable from its first claim until its last chunk is finished.
-  Body body_ = nullptr;
-  void* context_ = nullptr;
-  int64_t count_ = 0, grain_ = 1;
-  uint32_t num_chunks_ = 0;
-
+  const int num_threads_;
+  std::unique_ptr<Share[]> shares_;
   alignas(64) std::atomic<uint32_t> finished_{0};
   alignas(64) std::atomic<uint32_t> signal_{0};  // workers park on this
   std::atomic<bool> stop_{false};

@@ -18,20 +18,19 @@ namespace openmoe::OPENMOE_ISA {
 
 static void whole_panels(const Matmul& m, std::vector<RowGroup>& groups, int64_t width, Cpu& cpu) {
   const PanelProduct product(m, cpu);
-  const int64_t part = width / kPanel;
+  const int64_t units = width / kPanel;
   const size_t unit_bytes = 3 * panel_bytes(m.weight_dtype, m.in_features);
-  for_items(groups, part, unit_bytes, cpu, [&](const Item& item, int thread) {
-    const int64_t panels = item.end - item.first, size = item.rows * kPanel;
-    float* sums = cpu.scratch<float>(thread, 3 * panels * size);
-    // Each of the three is one stream.
-    const auto panel = [&](int64_t i) { return i < 3 * panels ? i / panels * part + item.first + i % panels : -1; };
-    for (int64_t i = 0; i < 3 * panels; ++i) product(item, panel(i), panel(i + 1), sums + i * size);
-    for (int64_t p = 0; p < panels; ++p)
+  for_items(groups, units, unit_bytes, cpu, [&](const Item& item, int thread) {
+    const int64_t size = item.rows * kPanel;
+    float* sums = cpu.scratch<float>(thread, 3 * size);
+    for (int64_t unit = item.first; unit < item.end; ++unit) {
+      for (int64_t i = 3 * unit; i < 3 * unit + 3; ++i)
+        product(item, i, i + 1 < 3 * units ? i + 1 : -1, sums + i % 3 * size);
       for (int64_t r = 0; r < item.rows; ++r) {
-        const float* a = sums + p * size + r * kPanel;
-        gated(a, a + panels * size, a + 2 * panels * size, kPanel,
-              m.out + (item.first_row + r) * width + (item.first + p) * kPanel);
+        const float* a = sums + r * kPanel;
+        gated(a, a + size, a + 2 * size, kPanel, m.out + (item.first_row + r) * width + unit * kPanel);
       }
+    }
   });
 }
 
@@ -85,7 +84,8 @@ void grouped_gemm_swiglu(const GroupedGemmSwiglu& a, Cpu& cpu) {
                  .num_rows = used,
                  .in_features = a.in_features,
                  .out_features = 3 * width};
-  width % kPanel == 0 ? whole_panels(m, groups, width, cpu) : spans_of_rows(m, groups, width, cpu);
+  is_interleaved(MatrixLayout::gate_up, 3 * width) ? whole_panels(m, groups, width, cpu)
+                                                   : spans_of_rows(m, groups, width, cpu);
   std::memset(a.out.as<std::byte>() + used * width * sizeof(float), 0, (a.num_rows - used) * width * sizeof(float));
 }
 

@@ -58,4 +58,17 @@ constexpr size_t panel_matrix_bytes(DType dtype, int64_t count, int64_t out_feat
   return static_cast<size_t>(count) * num_panels(out_features) * panel_bytes(dtype, in_features);
 }
 
+// Whether the panels of a | b | up lie side by side for the same features, a gated product being one stream then. Where
+// a part does not end with a panel, rows are packed in their order.
+constexpr bool is_interleaved(MatrixLayout layout, int64_t out_features) {
+  return layout == MatrixLayout::gate_up && out_features % (3 * kPanel) == 0;
+}
+
+// Where a panel of rows [32 * panel, ...) of a matrix lies among the matrix's panels.
+constexpr int64_t panel_place(const MatrixShape& m, int64_t panel) {
+  if (!is_interleaved(m.layout, m.out_features)) return panel;
+  const int64_t part = m.out_features / (3 * kPanel);
+  return panel % part * 3 + panel / part;
+}
+
 }  // namespace openmoe

@@ -40,38 +40,50 @@ struct Item {
   int64_t first, end;
 };
 
-// Bytes of weights of an item. The least costs much more than claiming it. Few rows are bound by memory, and every item
-// begins with a cold stream: long items first, short ones last, so that all threads end together.
-inline constexpr int64_t kMinItemBytes = 64 << 10, kMaxItemBytes = 1 << 20, kFewRows = 12;
+// Bytes of weights of an item. Many rows are bound by arithmetic; few by memory, and then the tail of a product is the
+// last item of the slower thread: a small part of what a thread has, but worth a claim.
+inline constexpr int64_t kItemBytes = 64 << 10, kLeastItemBytes = 16 << 10, kItemsPerThread = 16, kFewRows = 12;
 
-// Cuts matrices of `units` of `unit_bytes` each: panels, or panels that belong together.
-inline std::vector<Item> cut_items(const std::vector<RowGroup>& groups, int64_t units, int64_t unit_bytes,
-                                   int num_threads) {
-  std::vector<Item> items;
-  int64_t left = static_cast<int64_t>(groups.size()) * units * unit_bytes;
-  for (const RowGroup& g : groups) {
-    const int64_t parts = (g.num_rows + kItemRows - 1) / kItemRows;
-    for (int64_t first = 0; first < units;) {
-      const int64_t bytes =
-          g.num_rows > kFewRows ? kMinItemBytes : std::clamp(left / (2 * num_threads), kMinItemBytes, kMaxItemBytes);
-      const int64_t end = std::min(units, first + std::max<int64_t>(1, bytes / std::max<int64_t>(unit_bytes, 1)));
-      // Neighbouring items share units, which are then warm in the caches.
-      for (int64_t part = 0; part < parts; ++part) {
-        const int64_t row = g.num_rows * part / parts, end_row = g.num_rows * (part + 1) / parts;
-        items.push_back({g.weight, g.first_row + row, end_row - row, first, end});
-      }
-      left -= (end - first) * unit_bytes;
-      first = end;
+// Items are numbered group by group, and in a group units first: neighbours read one stream, and items of the same
+// units, which are then warm in the caches, follow each other.
+class Items {
+ public:
+  // Matrices of `units` of `unit_bytes` each: panels, or panels that belong together.
+  Items(const std::vector<RowGroup>& groups, int64_t units, int64_t unit_bytes, int num_threads)
+      : groups_(groups), units_(units), first_{0} {
+    const int64_t all = static_cast<int64_t>(groups.size()) * units * unit_bytes;
+    const int64_t few = std::clamp(all / (kItemsPerThread * num_threads), kLeastItemBytes, kItemBytes);
+    for (const RowGroup& g : groups) {
+      const int64_t bytes = g.num_rows > kFewRows ? kItemBytes : few;
+      const int64_t per_item = std::max<int64_t>(1, bytes / std::max<int64_t>(unit_bytes, 1));
+      first_.push_back(first_.back() + (units + per_item - 1) / per_item * parts(g));
     }
   }
-  return items;
-}
+
+  int64_t count() const { return first_.back(); }
+
+  Item operator[](int64_t i) const {
+    const auto group = std::upper_bound(first_.begin(), first_.end(), i) - first_.begin() - 1;
+    const RowGroup& g = groups_[group];
+    const int64_t blocks = (first_[group + 1] - first_[group]) / parts(g);
+    const int64_t block = (i - first_[group]) / parts(g), part = (i - first_[group]) % parts(g);
+    const int64_t row = g.num_rows * part / parts(g), end_row = g.num_rows * (part + 1) / parts(g);
+    return {g.weight, g.first_row + row, end_row - row, units_ * block / blocks, units_ * (block + 1) / blocks};
+  }
+
+ private:
+  static int64_t parts(const RowGroup& g) { return (g.num_rows + kItemRows - 1) / kItemRows; }
+
+  const std::vector<RowGroup>& groups_;
+  const int64_t units_;
+  std::vector<int64_t> first_;  // item of each group
+};
 
 // body(item, thread) for every item, on all threads. Groups without rows must be left out.
 template <class F>
 void for_items(const std::vector<RowGroup>& groups, int64_t units, size_t unit_bytes, Cpu& cpu, F&& body) {
-  const std::vector<Item> items = cut_items(groups, units, static_cast<int64_t>(unit_bytes), cpu.num_threads());
-  cpu.parallel_for(static_cast<int64_t>(items.size()), 1, [&](int64_t begin, int64_t end, int thread) {
+  const Items items(groups, units, static_cast<int64_t>(unit_bytes), cpu.num_threads());
+  cpu.parallel_for(items.count(), 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; ++i) body(items[i], thread);
   });
 }

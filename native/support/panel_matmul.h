@@ -27,7 +27,8 @@ class PanelProduct {
     static_cast<void>(cpu);
   }
 
-  // sums[r] = x[first_row + r] times the 32 columns of a panel. `next` is the panel this thread goes on with, or -1.
+  // sums[r] = x[first_row + r] times the 32 columns of a panel. `next` is the panel this thread probably goes on with,
+  // or -1.
   void operator()(const Item& item, int64_t panel, int64_t next, float* sums) const {
     if (m_.in_features == 0) return void(std::fill_n(sums, item.rows * kPanel, 0.0f));
     const std::byte* packed = item.weight + panel * panel_bytes_;
@@ -76,24 +77,24 @@ class PanelProduct {
 // Groups without rows must be left out.
 inline void matmul(const Matmul& m, std::vector<RowGroup> groups, Cpu& cpu) {
   const PanelProduct product(m, cpu);
-  for_items(groups, num_panels(m.out_features), panel_bytes(m.weight_dtype, m.in_features), cpu,
-            [&](const Item& item, int thread) {
-              // Not straight into `out`: rows a multiple of 4 KiB apart would push each other out of L1.
-              float* sums = cpu.scratch<float>(thread, item.rows * kPanel);
-              for (int64_t panel = item.first; panel < item.end; ++panel) {
-                product(item, panel, panel + 1 < item.end ? panel + 1 : -1, sums);
-                const int64_t column = panel * kPanel, columns = std::min<int64_t>(kPanel, m.out_features - column);
-                for (int64_t r = 0; r < item.rows; ++r) {
-                  const int64_t at = (item.first_row + r) * m.out_features + column;
-                  if (!m.residual)
-                    std::memcpy(m.out + at, sums + r * kPanel, columns * sizeof(float));
-                  else
-                    for_vectors(columns, [&](int64_t c, auto n) {
-                      store(m.out + at + c, add(load(m.residual + at + c, n), load(sums + r * kPanel + c, n)), n);
-                    });
-                }
-              }
-            });
+  const int64_t panels = num_panels(m.out_features);
+  for_items(groups, panels, panel_bytes(m.weight_dtype, m.in_features), cpu, [&](const Item& item, int thread) {
+    // Not straight into `out`: rows a multiple of 4 KiB apart would push each other out of L1.
+    float* sums = cpu.scratch<float>(thread, item.rows * kPanel);
+    for (int64_t panel = item.first; panel < item.end; ++panel) {
+      product(item, panel, panel + 1 < panels ? panel + 1 : -1, sums);
+      const int64_t column = panel * kPanel, columns = std::min<int64_t>(kPanel, m.out_features - column);
+      for (int64_t r = 0; r < item.rows; ++r) {
+        const int64_t at = (item.first_row + r) * m.out_features + column;
+        if (!m.residual)
+          std::memcpy(m.out + at, sums + r * kPanel, columns * sizeof(float));
+        else
+          for_vectors(columns, [&](int64_t c, auto n) {
+            store(m.out + at + c, add(load(m.residual + at + c, n), load(sums + r * kPanel + c, n)), n);
+          });
+      }
+    }
+  });
 }
 
 }  // namespace openmoe::OPENMOE_ISA

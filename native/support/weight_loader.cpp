@@ -163,7 +163,7 @@ void pack_tile(const Tile& tile, const MatrixTarget& t, int64_t index, int64_t r
   const int64_t word = t.dtype == DType::bf16 ? col / 2 : col;
   for (int64_t r = 0; r < tile.rows;) {
     const int64_t lane = (row + r) % kPanel, rows = std::min(kPanel - lane, tile.rows - r);
-    const int64_t panel = index * num_panels(t.out_features) + (row + r) / kPanel;
+    const int64_t panel = index * num_panels(t.out_features) + panel_place(t, (row + r) / kPanel);
     auto* start = static_cast<std::byte*>(t.buffer->data()) + panel * bytes;
     auto* to = reinterpret_cast<uint32_t*>(start);
     if (is_quantised(t.dtype))
@@ -223,8 +223,9 @@ void load_panels(Cpu& cpu, const MatrixSource& s, const MatrixTarget& t, const s
   const auto bytes = static_cast<int64_t>(panel_bytes(s.dtype, s.cols)), panels = num_panels(s.rows);
   file.expect_bytes(static_cast<double>(s.offset) + static_cast<double>(panels) * static_cast<double>(bytes));
   const int lane = static_cast<int>(t.row_offset % kPanel);
-  std::byte* to = static_cast<std::byte*>(t.buffer->data()) +
-                  (t.index * num_panels(t.out_features) + t.row_offset / kPanel) * bytes;
+  const int64_t first = t.row_offset / kPanel;
+  std::byte* const matrix = static_cast<std::byte*>(t.buffer->data()) + t.index * num_panels(t.out_features) * bytes;
+  std::byte* to = matrix + first * bytes;
   if (lane > 0) {
     std::vector<std::byte> panel(bytes);
     for (int64_t p = 0; p < panels; ++p, to += bytes) {
@@ -236,6 +237,14 @@ void load_panels(Cpu& cpu, const MatrixSource& s, const MatrixTarget& t, const s
       if (columns > here)
         copy_columns(s.dtype, num_groups(s.cols), panel.data(), {here, columns - here, 0}, to + bytes);
     }
+    return;
+  }
+  if (is_interleaved(t.layout, t.out_features)) {
+    cpu.parallel_for(panels, 8, [&](int64_t begin, int64_t end, int) {
+      if (stop.load(std::memory_order_relaxed)) throw Error("ABORTED", "Loading was stopped.");
+      for (int64_t p = begin; p < end; ++p)
+        file.read(matrix + panel_place(t, first + p) * bytes, s.offset + p * bytes, bytes);
+    });
     return;
   }
   const int64_t chunks = (panels * bytes + kTileBytes - 1) / kTileBytes;

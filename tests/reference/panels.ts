@@ -1,20 +1,31 @@
 // The numbers of a packed int8 or int4 matrix, read off its bytes as docs/quantization.md describes them.
+import type { Matrix } from '#lib/tensor'
 
-/** Weights [rows, cols] of `panels`, the bytes of one matrix. */
+/**
+ * Weights [rows, cols] of `panels`, the bytes of one matrix. Those of a gate_up matrix whose parts are whole panels
+ * follow each other as a, b, up of 32 features, then of the next 32.
+ */
 export function unpackPanels(
   panels: Uint8Array,
-  dtype: 'int8' | 'int4',
-  rows: number,
-  cols: number,
+  {
+    dtype,
+    layout,
+    outFeatures: rows,
+    inFeatures: cols,
+  }: Pick<Matrix, 'dtype' | 'layout' | 'outFeatures' | 'inFeatures'>,
 ): Float64Array {
   const view = new DataView(panels.buffer, panels.byteOffset, panels.byteLength)
   const groupBytes = dtype === 'int8' ? 32 * 2 + 32 * 32 : 32 * 2 + 32 * 16
   const groups = Math.ceil(cols / 32)
   const weights = new Float64Array(rows * cols)
+  const part = rows / 3 / 32
+  const interleaved = layout === 'gate_up' && Number.isInteger(part)
   for (let row = 0; row < rows; row++) {
     const lane = row % 32
+    const panel = Math.floor(row / 32)
+    const place = interleaved ? (panel % part) * 3 + Math.floor(panel / part) : panel
     for (let k = 0; k < cols; k++) {
-      const group = (Math.floor(row / 32) * groups + Math.floor(k / 32)) * groupBytes
+      const group = (place * groups + Math.floor(k / 32)) * groupBytes
       const scale = view.getUint16(group + 2 * lane, true)
       const at = k % 32
       weights[row * cols + k] =

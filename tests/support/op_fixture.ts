@@ -65,13 +65,13 @@ export async function storedWeights(
   packed: Matrix,
   weight: HostTensor,
 ): Promise<ArrayLike<number>> {
-  const { dtype, count, outFeatures, inFeatures, bytes } = packed
+  const { dtype, count, bytes } = packed
   if (dtype === 'f32') return weight.data
   if (dtype === 'bf16') return throughBf16(weight.data)
   const panels = await device.readMatrix(packed, 0, bytes)
   const each = bytes / count
   const weights = Array.from({ length: count }, (_, i) =>
-    unpackPanels(panels.subarray(i * each, (i + 1) * each), dtype, outFeatures, inFeatures),
+    unpackPanels(panels.subarray(i * each, (i + 1) * each), packed),
   )
   return weights.length === 1 ? weights[0]! : Float64Array.from(weights.flatMap((w) => [...w]))
 }
