@@ -37,7 +37,7 @@ function benchCommand(): Command {
     .option('--head-dim <n>', 'head_dim', count)
     .option('--vocab <n>', 'vocab_size', count)
     .option('--layers <n>', 'layers of the whole model', count)
-    .option('--context <n>', 'cached positions before a decode step', count)
+    .option('--context <n>', 'positions in the cache of a decode step', count)
     .option('--tokens <list>', 'rows of an op, and prompt lengths', counts)
     .option('--batch <list>', 'sequences of a decode step', counts)
     .showHelpAfterError('(openmoe bench --help shows the options)')

@@ -17,8 +17,10 @@ export interface BenchShape {
   tokens: readonly number[]
   /** Sequences in one decode step. */
   batches: readonly number[]
-  /** Cached positions before a decode step. */
+  /** Cached positions before a decode step of a model. */
   context: number
+  /** Positions in the cache of a sequence that decodes, where attention alone is measured. */
+  attentionContext: number
   /** Prompt lengths. */
   prompts: readonly number[]
 }
@@ -28,7 +30,13 @@ export interface TypedShape extends BenchShape {
   dtype: WeightDtype
 }
 
-const RUNS = { tokens: [1, 8, 64, 512], batches: [1, 8, 64], context: 128, prompts: [128, 512] }
+const RUNS = {
+  tokens: [1, 8, 64, 512],
+  batches: [1, 8, 64],
+  context: 128,
+  attentionContext: 2048,
+  prompts: [128, 512],
+}
 const SIZE_8B = {
   hiddenSize: 2048,
   intermediateSize: 8192,
@@ -127,6 +135,7 @@ export function withSizes(shape: BenchShape, sizes: Sizes): BenchShape {
   }
   // Grouped heads are the exception: who sets the heads means both.
   if (sizes.heads !== undefined && sizes.kvHeads === undefined) result.numKvHeads = sizes.heads
+  if (sizes.context !== undefined) result.attentionContext = sizes.context
   if (sizes.tokens) {
     result.tokens = sizes.tokens
     result.prompts = sizes.tokens

@@ -130,9 +130,14 @@ export class Program {
     this.tensors[use] = (this.tensors[use] as number) | TENSOR_USE.result
   }
 
+  /** Whether somebody observes the tap of that name. */
+  wants(tap: string): boolean {
+    return this.wantedTaps.some((wanted) => wanted.test(tap))
+  }
+
   /** Offers a value to whoever observes the run; costs nothing, and is not even made, unless it was asked for. */
   tap(name: string, value: Tensor | (() => Tensor)): void {
-    if (!this.wantedTaps.some((wanted) => wanted.test(name))) return
+    if (!this.wants(name)) return
     const tensor = this.asRows(value instanceof Tensor ? value : value())
     this.taps.set(name, tensor)
     this.addResult(tensor)

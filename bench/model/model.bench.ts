@@ -149,7 +149,7 @@ class ModelBench {
     }))
     return runner.step(sequences, {
       expertCapacity: 'dropless',
-      taps: ['moe.*.topk_index'],
+      taps: ['moe.*.topk_index'], // as the engine does
       sampling: { vocabLimit: this.config.vocabSize }, // greedy
     })
   }
@@ -157,7 +157,7 @@ class ModelBench {
   private workOf({ taps }: StepResult, step: Step): Map<string, Work> {
     const { sequences: count, tokens, position } = step
     const sequences = Array.from({ length: count }, () => ({ tokens, position }))
-    return stepWork(this.config, this.weights, this.shape.dtype, { sequences, logitRows: count }, taps)
+    return stepWork(this.config, this.weights, this.shape.dtype, { sequences }, taps)
   }
 
   private async breakDown(step: Step, roofs: RoofSet): Promise<Breakdown> {

@@ -3,13 +3,12 @@ import { isMoeLayer, type OpenMoeConfig } from '#lib/model/config'
 import { kvBytesPerToken } from '#lib/model/kv_cache'
 import type { MlpWeights } from '#lib/layers/dense_mlp'
 import { floatDtype, type ModelWeights, type WeightDtype } from '#lib/model/weights'
-import type { HostTensor, Matrix } from '#lib/tensor'
+import type { HostTensor, Matrix, TypedArray } from '#lib/tensor'
 import type { Work } from '../roofline.ts'
 
 export interface StepShape {
-  /** New tokens of each sequence, and the positions before them. */
+  /** New tokens of each sequence, and the positions before them. The last token of each chooses the next. */
   sequences: readonly { tokens: number; position: number }[]
-  logitRows: number
 }
 
 /** Work per part of the network, keyed as the labels of a recording are once `layers.N.` is left out. */
@@ -28,35 +27,56 @@ export function stepWork(
   const multiply = (part: string, matrix: Matrix, rows: number, experts = matrix.count): void =>
     spend(part, (matrix.bytes / matrix.count) * experts, 2 * rows * matrix.outFeatures * matrix.inFeatures)
 
-  const tokens = step.sequences.reduce((sum, s) => sum + s.tokens, 0)
-  const dense = (part: string, { gateUp, down }: MlpWeights): void => {
-    multiply(`${part}.grouped_gemm_swiglu`, gateUp, tokens)
-    multiply(`${part}.linear`, down, tokens)
-  }
+  const all = extent(step.sequences)
+  const wanted = extent(step.sequences.map((s) => ({ tokens: 1, position: s.position + s.tokens - 1 })))
   const { bytes: tableBytes } = weights.embedTokens
-  spend('embed_tokens.embedding', (tokens * tableBytes) / config.vocabSize, 0)
-  // A token at position p sees p + 1 keys. The keys and values of a sequence are read once for all of its new tokens.
-  const seen = step.sequences.reduce(
-    (sum, s) => sum + s.tokens * s.position + (s.tokens * (s.tokens + 1)) / 2,
-    0,
-  )
-  const cached = step.sequences.reduce((sum, s) => sum + s.position + s.tokens, 0)
+  spend('embed_tokens.embedding', (all.tokens * tableBytes) / config.vocabSize, 0)
   const { numAttentionHeads, numKeyValueHeads: numKvHeads, headDim, topK } = config
   const kvBytes = kvBytesPerToken({ numLayers: 1, numKvHeads, headDim, dtype: floatDtype(dtype) })
   weights.layers.forEach((layer, i) => {
-    for (const matrix of Object.values(layer.attention)) multiply('attention.linear', matrix, tokens)
+    // Of the last layer nobody reads more than the keys and values, and the rows that choose tokens.
+    const { tokens, seen, cached } = i + 1 < weights.layers.length ? all : wanted
+    const dense = (part: string, { gateUp, down }: MlpWeights): void => {
+      multiply(`${part}.grouped_gemm_swiglu`, gateUp, tokens)
+      multiply(`${part}.linear`, down, tokens)
+    }
+    const { q, k, v, o } = layer.attention
+    for (const matrix of [k, v]) multiply('attention.linear', matrix, all.tokens)
+    for (const matrix of [q, o]) multiply('attention.linear', matrix, tokens)
     spend('attention.attention', cached * kvBytes, 4 * seen * numAttentionHeads * headDim)
     if (layer.mlp) dense('mlp', layer.mlp)
     if (!layer.moe || !isMoeLayer(config, i)) return
     const { router, gateUp, down } = layer.moe.experts
-    const experts = new Set(taps.get(`moe.${i}.topk_index`)?.data ?? []).size
+    const choices = taps.get(`moe.${i}.topk_index`)!.data
+    const experts = new Set(tokens === all.tokens ? choices : lastChoices(choices, step, topK)).size
     spend('moe.moe_router', router.bytes, (2 * tokens * router.bytes) / 4)
     multiply('moe.grouped_gemm_swiglu', gateUp, tokens * topK, experts)
     multiply('moe.grouped_gemm', down, tokens * topK, experts)
     dense('extra_mlp', layer.moe.extraMlp)
   })
-  if (step.logitRows > 0) multiply('lm_head.linear_argmax', weights.lmHead, step.logitRows)
+  multiply('lm_head.linear_argmax', weights.lmHead, wanted.tokens)
   return parts
+}
+
+/** How many rows there are, the keys they see in all, and how many keys and values have to be read for that. */
+function extent(sequences: StepShape['sequences']): { tokens: number; seen: number; cached: number } {
+  const sum = (of: (tokens: number, position: number) => number): number =>
+    sequences.reduce((total, { tokens, position }) => total + of(tokens, position), 0)
+  return {
+    tokens: sum((tokens) => tokens),
+    // A token at position p sees p + 1 keys. The keys and values of a sequence are read once for all of its new tokens.
+    seen: sum((tokens, position) => tokens * position + (tokens * (tokens + 1)) / 2),
+    cached: sum((tokens, position) => position + tokens),
+  }
+}
+
+/** The experts that the last token of each sequence was sent to. */
+function lastChoices(choices: TypedArray, { sequences }: StepShape, topK: number): number[] {
+  let end = 0
+  return sequences.flatMap(({ tokens }) => {
+    end += tokens * topK
+    return [...choices.subarray(end - topK, end)]
+  })
 }
 
 export function totalWork(parts: ReadonlyMap<string, Work>): Work {

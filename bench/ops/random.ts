@@ -56,7 +56,8 @@ export async function pagedBatch(
   }
 }
 
-const FULL_CONTEXT = 2048
+// Sequences in one run at most, as so many positions: beyond, the pages alone are gigabytes.
+const MAX_POSITIONS = 16 * 2048
 
 export interface AttentionCase {
   name: string
@@ -65,17 +66,12 @@ export interface AttentionCase {
   length: number
 }
 
-/** Decode steps at a full context, and prompts. */
-export function attentionCases({ batches, prompts }: TypedShape): AttentionCase[] {
+/** Decode steps at a long context, and prompts. */
+export function attentionCases({ batches, prompts, attentionContext: length }: TypedShape): AttentionCase[] {
   return [
     ...batches
-      .filter((b) => b <= 16) // beyond, the pages alone are gigabytes
-      .map((b) => ({
-        name: `decode b=${b} at ${FULL_CONTEXT}`,
-        numSeqs: b,
-        rows: 1,
-        length: FULL_CONTEXT,
-      })),
+      .filter((b) => b === 1 || b * length <= MAX_POSITIONS)
+      .map((b) => ({ name: `decode b=${b} at ${length}`, numSeqs: b, rows: 1, length })),
     ...prompts.map((t) => ({ name: `prefill t=${t}`, numSeqs: 1, rows: t, length: t })),
   ]
 }

@@ -29,27 +29,48 @@ export interface RowPositions {
   ropeTable: Tensor
 }
 
+/** One layer's attention, whatever the rows. */
+export interface AttentionLayer {
+  weights: AttentionWeights
+  config: AttentionConfig
+  cache: KvPages
+}
+
+/** Rows of a run, and the sequences they belong to. */
+export interface AttentionRows {
+  rows: RowPositions
+  layout: BatchLayout
+}
+
 /**
- * Causal self-attention without score scaling (spec 3.2-3.4), and its residual. Keys are cached rotated: positions are
- * absolute.
+ * Caches keys and values of new rows. Keys are cached rotated: positions are absolute.
+ * @param x f32 [num_tokens, hidden_size], normed
+ */
+export function appendKeys(
+  p: Program,
+  x: Tensor,
+  { weights, config, cache }: AttentionLayer,
+  { rows, layout }: AttentionRows,
+): void {
+  const numHeads = config.numKeyValueHeads
+  const k = rope(p, linear(p, x, weights.k), rows.positions, rows.ropeTable, { numHeads })
+  kvAppend(p, k, linear(p, x, weights.v), cache, layout)
+}
+
+/**
+ * Causal self-attention without score scaling (spec 3.2-3.4), and its residual. The keys of these rows must be cached;
+ * those of later positions may be.
  * @param input.x f32 [num_tokens, hidden_size], normed
  * @param input.residual the same before the norm
  */
 export function attention(
   p: Program,
   input: { x: Tensor; residual: Tensor },
-  w: AttentionWeights,
-  config: AttentionConfig,
-  rows: RowPositions,
-  cache: KvPages,
-  batch: BatchLayout,
+  { weights, config, cache }: AttentionLayer,
+  { rows, layout }: AttentionRows,
 ): Tensor {
   const { numAttentionHeads: numHeads, numKeyValueHeads: numKvHeads, headDim } = config
-  const { x, residual } = input
-  const q = rope(p, linear(p, x, w.q), rows.positions, rows.ropeTable, { numHeads })
-  const k = rope(p, linear(p, x, w.k), rows.positions, rows.ropeTable, { numHeads: numKvHeads })
-  const v = linear(p, x, w.v)
-  kvAppend(p, k, v, cache, batch)
-  const attended = attentionOp(p, q, cache, batch, { numHeads, numKvHeads, headDim })
-  return linear(p, attended, w.o, residual)
+  const q = rope(p, linear(p, input.x, weights.q), rows.positions, rows.ropeTable, { numHeads })
+  const attended = attentionOp(p, q, cache, layout, { numHeads, numKvHeads, headDim })
+  return linear(p, attended, weights.o, input.residual)
 }

@@ -1,10 +1,18 @@
-import type { BatchLayout, KvPages } from '../ops/kv_append.ts'
+import { embedding } from '../ops/embedding.ts'
+import type { KvPages } from '../ops/kv_append.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
 import type { Program } from '../program.ts'
 import type { Tensor } from '../tensor.ts'
-import { attention, type AttentionConfig, type AttentionWeights, type RowPositions } from './attention.ts'
+import {
+  appendKeys,
+  attention,
+  type AttentionConfig,
+  type AttentionLayer,
+  type AttentionRows,
+  type AttentionWeights,
+} from './attention.ts'
 import { denseMlp, type MlpWeights } from './dense_mlp.ts'
-import { type CapacityGroups, moe, type MoeWeights } from './moe.ts'
+import { type CapacityGroups, moe, type MoeWeights, observedRouter } from './moe.ts'
 
 export interface DecoderLayerWeights {
   /** f32 [hidden_size] */
@@ -23,49 +31,114 @@ export interface DecoderLayerConfig extends AttentionConfig {
   numExperts: number
 }
 
+/** One block of the network, whatever the rows. */
+export interface Layer {
+  index: number
+  weights: DecoderLayerWeights
+  config: DecoderLayerConfig
+  cache: KvPages
+}
+
 /** What a layer needs to know of the run besides its input. */
-export interface LayerBatch {
-  rows: RowPositions
-  layout: BatchLayout
+export interface LayerBatch extends AttentionRows {
   groups: CapacityGroups
   /** i32 [2]: 0 and the number of rows */
   allRows: Tensor
+}
+
+/** Rows of the last layer whose results are wanted. */
+export interface WantedRows {
+  /** From where on they alone are computed; `head`: all rows pass the whole layer. */
+  from: 'attention' | 'ffn' | 'head'
+  /** i32 [num_rows]; null: none is wanted */
+  rows: Tensor | null
+  /** Of these rows alone. */
+  batch: LayerBatch
 }
 
 /**
  * One block (spec section 3): attention, then the dense FFN, or MoE followed by the extra FFN with a norm of its own
  * (sequential as in code and weights, not the parallel sum of the paper's Eq. 4).
  */
-export function decoderLayer(
-  p: Program,
-  x: Tensor,
-  w: DecoderLayerWeights,
-  config: DecoderLayerConfig,
-  index: number,
-  cache: KvPages,
-  batch: LayerBatch,
-): Tensor {
-  const norm = (input: Tensor, weight: Tensor): Tensor => rmsNorm(p, input, weight, config.rmsNormEps)
-  const branch = (name: string, body: () => Tensor): Tensor => p.scope(name, body)
-
-  const attentionInput = { x: norm(x, w.inputNorm), residual: x }
-  x = branch('attention', () =>
-    attention(p, attentionInput, w.attention, config, batch.rows, cache, batch.layout),
-  )
-  p.tap(`after_attention.${index}`, x)
-
-  const normed = norm(x, w.postAttentionNorm)
-  if (w.moe) {
-    const { experts, preExtraMlpNorm, extraMlp } = w.moe
-    const input = { x: normed, residual: x }
-    x = branch('moe', () => moe(p, input, experts, config, batch.groups, `moe.${index}`))
-    const extra = { x: norm(x, preExtraMlpNorm), residual: x, allRows: batch.allRows }
-    x = branch('extra_mlp', () => denseMlp(p, extra, extraMlp))
-  } else if (w.mlp) {
-    const { mlp } = w
-    const dense = { x: normed, residual: x, allRows: batch.allRows }
-    x = branch('mlp', () => denseMlp(p, dense, mlp))
-  }
-  p.tap(`hidden.${index}`, x)
+export function decoderLayer(p: Program, x: Tensor, layer: Layer, batch: LayerBatch): Tensor {
+  const normed = norm(p, x, layer, layer.weights.inputNorm)
+  p.scope('attention', () => appendKeys(p, normed, attentionOf(layer), batch))
+  x = attend(p, { x: normed, residual: x }, layer, batch)
+  x = feedForward(p, x, layer, batch, `moe.${layer.index}`)
+  p.tap(`hidden.${layer.index}`, x)
   return x
 }
+
+/**
+ * The last block, and the rows of it that are wanted. Nothing reads the others but the cache, which gets all keys and
+ * values, and observers. Every op computes a row as if it were alone, so where they end does not show.
+ * @returns f32 [num_rows, hidden_size], or null
+ */
+export function lastLayer(
+  p: Program,
+  x: Tensor,
+  layer: Layer,
+  batch: LayerBatch,
+  wanted: WantedRows,
+): Tensor | null {
+  const { from, rows } = wanted
+  if (from === 'head') {
+    x = decoderLayer(p, x, layer, batch)
+    return rows && embedding(p, x, rows)
+  }
+  const { inputNorm, postAttentionNorm, moe: mixture } = layer.weights
+  const normed = norm(p, x, layer, inputNorm)
+  p.scope('attention', () => appendKeys(p, normed, attentionOf(layer), batch))
+  if (from === 'ffn') {
+    x = attend(p, { x: normed, residual: x }, layer, batch)
+    if (mixture) {
+      const routed = norm(p, x, layer, postAttentionNorm)
+      const { router } = mixture.experts
+      p.scope('moe', () => observedRouter(p, routed, router, layer.config.topK, `moe.${layer.index}`))
+    }
+  }
+  if (!rows) return null
+  x = embedding(p, x, rows)
+  if (from === 'attention') {
+    x = attend(p, { x: norm(p, x, layer, inputNorm), residual: x }, layer, wanted.batch)
+  }
+  return feedForward(p, x, layer, wanted.batch)
+}
+
+function attend(
+  p: Program,
+  input: { x: Tensor; residual: Tensor },
+  layer: Layer,
+  batch: AttentionRows,
+): Tensor {
+  const x = p.scope('attention', () => attention(p, input, attentionOf(layer), batch))
+  p.tap(`after_attention.${layer.index}`, x)
+  return x
+}
+
+/** The second half of a block. Without a name nobody observes it. */
+function feedForward(p: Program, x: Tensor, layer: Layer, batch: LayerBatch, tapName?: string): Tensor {
+  const { config, weights } = layer
+  const { allRows, groups } = batch
+  const normed = norm(p, x, layer, weights.postAttentionNorm)
+  const { mlp, moe: mixture } = weights
+  if (mixture) {
+    const input = { x: normed, residual: x }
+    x = p.scope('moe', () => moe(p, input, mixture.experts, config, groups, tapName))
+    const extra = { x: norm(p, x, layer, mixture.preExtraMlpNorm), residual: x, allRows }
+    x = p.scope('extra_mlp', () => denseMlp(p, extra, mixture.extraMlp))
+  } else if (mlp) {
+    const input = { x: normed, residual: x, allRows }
+    x = p.scope('mlp', () => denseMlp(p, input, mlp))
+  }
+  return x
+}
+
+const norm = (p: Program, x: Tensor, { config }: Layer, weight: Tensor): Tensor =>
+  rmsNorm(p, x, weight, config.rmsNormEps)
+
+const attentionOf = ({ weights, config, cache }: Layer): AttentionLayer => ({
+  weights: weights.attention,
+  config,
+  cache,
+})

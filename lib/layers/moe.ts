@@ -29,7 +29,7 @@ export interface CapacityGroups {
  * un-permutation.
  * @param input.x f32 [num_tokens, hidden_size], normed
  * @param input.residual f32 [num_tokens, hidden_size]: what the branch is added to; without it the branch alone
- * @param tapName prefix of what observers may ask for: `moe.5`
+ * @param tapName prefix of what observers may ask for: `moe.5`; without it nobody observes the branch
  */
 export function moe(
   p: Program,
@@ -37,20 +37,38 @@ export function moe(
   w: MoeWeights,
   config: { topK: number; numExperts: number },
   groups: CapacityGroups,
-  tapName: string,
+  tapName?: string,
 ): Tensor {
-  const { routerLogits, expertIds, expertWeights } = moeRouter(p, input.x, w.router, config.topK)
+  const { expertIds, expertWeights } = observedRouter(p, input.x, w.router, config.topK, tapName)
   const route = moeRouting(p, expertIds, { numExperts: config.numExperts, ...groups })
   const permuted = moePermute(p, input.x, route)
   const activated = groupedGemmSwiglu(p, permuted, w.gateUp, route.expertOffsets)
   const expert = groupedGemm(p, activated, w.down, route.expertOffsets)
   const output = moeUnpermute(p, expert, route, expertWeights, input.residual)
 
-  p.tap(`${tapName}.router_logits`, routerLogits)
-  p.tap(`${tapName}.topk_index`, expertIds)
-  p.tap(`${tapName}.topk_prob`, expertWeights)
-  p.tap(`${tapName}.rank`, route.rank)
-  p.tap(`${tapName}.kept`, route.rowIdMap) // row or -1; the model turns it into 0 and 1
-  p.tap(`${tapName}.output`, () => (input.residual ? moeUnpermute(p, expert, route, expertWeights) : output))
+  if (tapName) {
+    p.tap(`${tapName}.rank`, route.rank)
+    p.tap(`${tapName}.kept`, route.rowIdMap) // row or -1; the model turns it into 0 and 1
+    p.tap(`${tapName}.output`, () =>
+      input.residual ? moeUnpermute(p, expert, route, expertWeights) : output,
+    )
+  }
   return output
+}
+
+/** The router, and its part of what observers may ask for. */
+export function observedRouter(
+  p: Program,
+  x: Tensor,
+  router: Tensor,
+  topK: number,
+  tapName?: string,
+): ReturnType<typeof moeRouter> {
+  const routed = moeRouter(p, x, router, topK)
+  if (tapName) {
+    p.tap(`${tapName}.router_logits`, routed.routerLogits)
+    p.tap(`${tapName}.topk_index`, routed.expertIds)
+    p.tap(`${tapName}.topk_prob`, routed.expertWeights)
+  }
+  return routed
 }

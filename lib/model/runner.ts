@@ -136,15 +136,16 @@ export class ModelRunner {
       numGroups: expertCapacity === 'sequence' ? sequences.length : 1,
       maxBlocks: Math.ceil(this.config.maxPositionEmbeddings / PAGE_TOKENS),
       numLogitRows,
+      hasCapacity: expertCapacity !== 'dropless',
     }
   }
 
   private programFor(shape: ForwardShape, options: StepOptions): { program: StepProgram; kept: boolean } {
     const { sampling, taps = [], returnLogits = false } = options
-    const { numTokens, numSeqs, numGroups, numLogitRows } = shape
+    const { numTokens, numSeqs, numGroups, numLogitRows, hasCapacity } = shape
     const rows = sampling?.rows
     const how = rows ? `${rows.numTop} ${rows.logprobs} ${rows.history?.max} ${rows.bias?.max}` : 'likeliest'
-    const sizes = `${numTokens} ${numSeqs} ${numGroups} ${numLogitRows}`
+    const sizes = `${numTokens} ${numSeqs} ${numGroups} ${numLogitRows} ${hasCapacity}`
     const key = `${sizes} ${returnLogits} ${sampling?.vocabLimit} ${how} ${taps.join()}`
     let program = this.kept.get(key)
     if (!program) {
@@ -214,12 +215,17 @@ type Inputs = Readonly<Record<string, TypedArray>>
 
 /** Flattens the sequences into rows, one after the other. */
 function fillRows(inputs: Inputs, sequences: readonly SequenceStep[], { maxBlocks }: ForwardShape): void {
-  const { token_ids, positions, seq_offsets, seq_positions, block_table, logit_rows } = inputs
+  const { token_ids, positions, seq_offsets, seq_positions, block_table } = inputs
+  const { logit_rows, logit_positions, logit_blocks } = inputs
   let row = 0
   let logitRow = 0
   for (let s = 0; s < sequences.length; s++) {
     const { ids, position, pages, logitRows } = sequences[s]!
-    for (const wanted of logitRows) logit_rows![logitRow++] = row + wanted
+    for (const wanted of logitRows) {
+      if (logit_positions) logit_positions[logitRow] = position + wanted
+      logit_blocks?.set(pages, logitRow * maxBlocks)
+      logit_rows![logitRow++] = row + wanted
+    }
     seq_positions![s] = position
     block_table!.set(pages, s * maxBlocks)
     for (let i = 0; i < ids.length; i++) {

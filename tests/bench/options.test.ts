@@ -3,6 +3,7 @@ import { groupNames, rowNames } from '../../bench/groups.ts'
 import { checkOptions, closest, type RawOptions, wantsGroup, wantsRow } from '../../bench/options.ts'
 import { runBench } from '../../bench/command.ts'
 import { WEIGHT_DTYPES } from '../../lib/model/weights.ts'
+import { attentionCases } from '../../bench/ops/random.ts'
 import { withSizes, SHAPES } from '../../bench/shapes.ts'
 
 const RAW: RawOptions = { shape: 'base', dtype: 'bf16', device: 'cpu', pairs: 12 }
@@ -88,6 +89,16 @@ describe('sizes of one\u2019s own', () => {
   it('take the heads of keys and values along', () => {
     expect(withSizes(base, { heads: 8 }).numKvHeads).toBe(8)
     expect(withSizes(base, { heads: 8, kvHeads: 2 }).numKvHeads).toBe(2)
+  })
+
+  it('decide how long the cache is that attention reads', () => {
+    const names = (context?: number) =>
+      attentionCases({ ...withSizes(base, { context, tokens: [64] }), dtype: 'bf16' }).map(
+        ({ name, length }) => `${name}, ${length}`,
+      )
+    expect(names()).toEqual(['decode b=1 at 2048, 2048', 'decode b=8 at 2048, 2048', 'prefill t=64, 64'])
+    expect(names(512)[1]).toBe('decode b=8 at 512, 512')
+    expect(names(65536)).toEqual(['decode b=1 at 65536, 65536', 'prefill t=64, 64'])
   })
 
   it('leave the name alone when there are none', () => {

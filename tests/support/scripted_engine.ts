@@ -108,3 +108,10 @@ export class ScriptedEngine {
     }
   }
 }
+
+/** Whether no sequence has pages any more. */
+export const free = (scripted: ScriptedEngine): boolean => scripted.cache.bytes.used === 0
+
+/** What a promise has been settled with by the next turn of the event loop, or 'no'. */
+export const settled = (promise: Promise<unknown>): Promise<unknown> =>
+  Promise.race([promise, new Promise((resolve) => setImmediate(resolve, 'no'))])

@@ -9,7 +9,7 @@ import { KvCache, PAGE_TOKENS } from '../../lib/model/kv_cache.ts'
 import { loadModel } from '../../lib/model/load_model.ts'
 import type { LoadModelOptions, Model } from '../../lib/model/model.ts'
 import { ModelRunner } from '../../lib/model/runner.ts'
-import { loadWeights } from '../../lib/model/weights.ts'
+import { floatDtype, loadWeights, type WeightDtype } from '../../lib/model/weights.ts'
 
 const root = join(import.meta.dirname, '../..')
 export const TINY = join(root, 'models/openmoe-tiny')
@@ -30,20 +30,25 @@ export function tinyModel(options: LoadModelOptions = {}): () => Model {
   return () => model!
 }
 
-/** openmoe-tiny without model and engine: steps of any shape. */
-export async function openTinyRunner(threads = 2) {
-  const { config } = await loadConfig(TINY)
+/** openmoe-tiny, or its first layers, without model and engine: steps of any shape. */
+export async function openTinyRunner(
+  options: { threads?: number; dtype?: WeightDtype; numLayers?: number } = {},
+) {
+  const { threads = 2, dtype = 'f32', numLayers = 6 } = options
+  const { config: whole } = await loadConfig(TINY)
   const device = await openDevice('cpu', { threads })
-  const parameters = resolveParameters(await openCheckpoint(TINY), config)
-  const weights = await loadWeights(device, config, parameters, { dtype: 'f32' })
+  const parameters = resolveParameters(await openCheckpoint(TINY), whole)
+  const all = await loadWeights(device, whole, parameters, { dtype })
+  const config = { ...whole, numHiddenLayers: numLayers }
+  const weights = { ...all, layers: all.layers.slice(0, numLayers) }
   const cache = new KvCache(device, {
     numLayers: config.numHiddenLayers,
     numKvHeads: config.numKeyValueHeads,
     headDim: config.headDim,
-    dtype: 'f32',
+    dtype: floatDtype(dtype),
     numPages: 4 * (config.maxPositionEmbeddings / PAGE_TOKENS),
   })
-  return { device, config, cache, runner: new ModelRunner(device, config, weights, cache) }
+  return { device, config, weights, cache, runner: new ModelRunner(device, config, weights, cache) }
 }
 
 /** Numbers that look random and are the same in every run (mulberry32). */
