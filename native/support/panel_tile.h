@@ -81,18 +81,22 @@ struct Bf16Weights {
   }
 };
 
-// What to fetch into L2 meanwhile, two times `step` bytes at a time: two cache lines, one, or (0) nothing.
+// What to fetch into L2 meanwhile, `step` bytes at a time: a cache line or half of one.
 struct Prefetch {
   const std::byte* from;
-  int64_t step;
+  int64_t step;  // 0: nothing is fetched
 
   void one() {
     __builtin_prefetch(from, 0, 2);
     from += step;
   }
-  void two() {
-    if (step > 0) one(), one();
-  }
+  void two() { one(), one(); }
+};
+
+// For tiles that fetch nothing: asking at every word would take longer than the products of a few rows.
+struct NoPrefetch {
+  void one() {}
+  void two() {}
 };
 
 // One tile over one block of k.
@@ -107,8 +111,8 @@ struct Tile {
   bool resume;        // the chains go on from `sums`
 };
 
-template <int Rows, class W>
-void run_tile(const Tile<typename W::X>& t) {
+template <int Rows, class W, class Fetch>
+void run_tile(const Tile<typename W::X>& t, Fetch fetch) {
   Vec sum[Rows][kTileVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
@@ -117,11 +121,10 @@ void run_tile(const Tile<typename W::X>& t) {
 
   const typename W::X* x = t.x;
   const uint32_t* word = t.word;
-  Prefetch prefetch = t.prefetch;
   int64_t k = t.num_k;
 #pragma GCC unroll kUnroll
   for (; k >= W::kPerWord; k -= W::kPerWord, x += W::kXPerWord, word += kPanel) {
-    prefetch.two();
+    fetch.two();
     W::add_word(sum, x, t.x_stride, word);
   }
   if constexpr (W::kPerWord > W::kXPerWord) {
@@ -141,7 +144,7 @@ void run_tile_of(int64_t rows, const Tile<typename W::X>& t) {
   if constexpr (Rows > 1) {
     if (rows < Rows) return run_tile_of<W, Rows - 1>(rows, t);
   }
-  run_tile<Rows, W>(t);
+  t.prefetch.step > 0 ? run_tile<Rows, W>(t, t.prefetch) : run_tile<Rows, W>(t, NoPrefetch{});
 }
 
 }  // namespace openmoe::OPENMOE_ISA

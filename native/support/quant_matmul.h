@@ -1,6 +1,6 @@
-// Products of rows with one int8 or int4 panel (support/panel.h). x is rounded to 8-bit integers, with one scale for
-// the same 32 neighbours in k that share a scale in the weights: products are sums of integers then, four multiply-adds
-// a lane and instruction, and an outlier costs its group precision but not its row.
+// Products of rows with one int8 or int4 panel (support/panel.h). x is rounded to 8-bit integers, with one scale for a
+// block of neighbours in k, 128 beside int8 and 256 beside int4: products are sums of integers then, four multiply-adds
+// a lane and instruction, and an outlier costs its block precision but not its row.
 //
 // The portable set widens weights to f32 instead: scale * q has at most 16 bits, so that is exact.
 #pragma once
@@ -19,55 +19,78 @@ namespace openmoe::OPENMOE_ISA {
 
 #if OPENMOE_ISA_LEVEL >= 1
 
-// A block of a panel (9 or 5 KiB) stays in L1 while tiles pass by, and the next one is fetched. One or a few rows read
-// the whole as a stream, which hardware fetches best alone.
-inline constexpr int64_t kBlockGroups = 8;
-
 struct QuantRows {
-  uint32_t* x;        // [rows][stride] quads (support/simd_int.h)
-  GroupScale* scale;  // [rows][groups]
-  int64_t groups, stride;
+  uint32_t* x;      // [rows][stride] quads (support/simd_int.h)
+  float* scale;     // [rows][blocks]
+  int32_t* offset;  // [rows][groups]; see QuantTile
+  int64_t groups, blocks, block_groups, stride;
 };
 
-// A group of x as integers in [-127, 127] times a scale. One that holds NaN or infinity gets scale NaN; one too small
-// for the scale's reciprocal is zero.
-inline GroupScale quantise_group(const float* x, int zero_point, uint32_t* quads) {
+// What makes the numbers of a block integers in [-127, 127], and of those the numbers again. The second is NaN for a
+// block that holds NaN or infinity. One too small for a reciprocal is zero.
+struct BlockScale {
+  float factor, scale;
+};
+
+inline BlockScale scale_block(const float* x, int64_t length) {
   constexpr float kMost = 127;
   Vec most = zero(), poison = zero();  // 0 * x is NaN where x is not finite
-  for (int k = 0; k < kGroup; k += kLanes) {
-    most = max(abs(load(x + k)), most);
-    poison = fma(load(x + k), zero(), poison);
-  }
+  for_vectors(length, [&](int64_t k, auto lanes) {
+    most = max(abs(load(x + k, lanes)), most);
+    poison = fma(load(x + k, lanes), zero(), poison);
+  });
+  if (any_nan(poison)) return {0, std::numeric_limits<float>::quiet_NaN()};
   const float largest = reduce_max(most), inverse = kMost / largest;
-  const bool finite = !any_nan(poison), usable = finite && largest > 0 && std::isfinite(inverse);
-  const Vec factor = set1(usable ? inverse : 0.0f);
+  return {largest > 0 && std::isfinite(inverse) ? inverse : 0.0f, largest / kMost};
+}
+
+// Writes a group of x as quads and returns the sum of its integers. With a factor of zero, x may be anything.
+inline int32_t quantise_group(const float* x, float factor, uint32_t* quads) {
+  if (factor == 0) {
+    std::fill_n(quads, kGroupWords, 0u);
+    return 0;
+  }
   Vec sum = zero();  // exact: all are integers
   for (int k = 0; k < kGroup; k += kLanes) {
-    const Vec rounded = round_even(mul(load(x + k), factor));
+    const Vec rounded = round_even(mul(load(x + k), set1(factor)));
     store_quads(quads + k / 4 * kQuadWords, rounded);
     sum = add(sum, rounded);
   }
-  return {finite ? largest / kMost : std::numeric_limits<float>::quiet_NaN(),
-          -zero_point * static_cast<int32_t>(reduce_add(sum))};
+  return static_cast<int32_t>(reduce_add(sum));
+}
+
+inline void quantise_row(const float* x, int64_t length, int zero_point, int64_t row, const QuantRows& to) {
+  const int64_t block_length = to.block_groups * kGroup;
+  for (int64_t b = 0; b < to.blocks; ++b) {
+    const int64_t begin = b * block_length, end = std::min(length, begin + block_length);
+    const BlockScale block = scale_block(x + begin, end - begin);
+    to.scale[row * to.blocks + b] = block.scale;
+    for (int64_t k = begin; k < end; k += kGroup) {
+      float padded[kGroup] = {};
+      const float* group = x + k;
+      if (end - k < kGroup) group = static_cast<const float*>(std::memcpy(padded, group, (end - k) * sizeof(float)));
+      const int64_t g = k / kGroup;
+      to.offset[row * to.groups + g] =
+          -zero_point * quantise_group(group, block.factor, to.x + row * to.stride + g * kGroupWords);
+    }
+  }
 }
 
 inline QuantRows quantise_rows(const Matmul& m, Cpu& cpu) {
-  const int64_t groups = num_groups(m.in_features), stride = spread_stride(groups * kGroupWords);
-  const int zero_point = m.weight_dtype == DType::int8 ? kInt8Zero : 1;  // int4: of each column, in the tiles
-  auto* memory = cpu.shared_scratch<uint32_t>(m.num_rows * (stride + 2 * groups));
+  const bool int8 = m.weight_dtype == DType::int8;
+  const int zero_point = int8 ? kInt8Zero : 1;  // int4: of each column, in the tiles
+  const int64_t block = int8 ? Int8Group::kBlock : Int4Group::kBlock, groups = num_groups(m.in_features);
+  const int64_t blocks = (groups + block - 1) / block, stride = spread_stride(groups * kGroupWords);
+  auto* memory = cpu.shared_scratch<uint32_t>(m.num_rows * (stride + groups + blocks));
   const QuantRows rows{.x = memory,
-                       .scale = reinterpret_cast<GroupScale*>(memory + m.num_rows * stride),
+                       .scale = reinterpret_cast<float*>(memory + m.num_rows * (stride + groups)),
+                       .offset = reinterpret_cast<int32_t*>(memory + m.num_rows * stride),
                        .groups = groups,
+                       .blocks = blocks,
+                       .block_groups = block,
                        .stride = stride};
   cpu.parallel_for(m.num_rows, rows_per_chunk(4 * m.in_features), [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r)
-      for (int64_t g = 0; g < groups; ++g) {
-        const float* x = m.x + r * m.in_features + g * kGroup;
-        float padded[kGroup] = {};
-        if (const int64_t left = m.in_features - g * kGroup; left < kGroup)
-          x = static_cast<const float*>(std::memcpy(padded, x, left * sizeof(float)));
-        rows.scale[r * groups + g] = quantise_group(x, zero_point, rows.x + r * stride + g * kGroupWords);
-      }
+    for (int64_t r = begin; r < end; ++r) quantise_row(m.x + r * m.in_features, m.in_features, zero_point, r, rows);
   });
   return rows;
 }
@@ -79,28 +102,31 @@ struct QuantPanel {
   const std::byte* next;  // the panel that follows in this thread's stream, or null
 };
 
-// Into [num_rows][32] sums.
+// Into [num_rows][32] sums. A single tile reads the panel as a stream, which hardware fetches best alone; beside more,
+// the next block is fetched.
 template <class Group>
 void run_quant_panel(const QuantRows& rows, const QuantPanel& p, float* sums) {
   std::fill_n(sums, p.num_rows * kPanel, 0.0f);
   const int64_t tiles = (p.num_rows + kQuantRows - 1) / kQuantRows;
-  const bool stream = p.num_rows <= kStreamRows && kQuantVectors * kLanes == kPanel;
-  const int64_t block = stream ? rows.groups : kBlockGroups;
-  for (int64_t g = 0; g < rows.groups; g += block) {
+  const bool stream = tiles == 1 && kQuantVectors * kLanes == kPanel;
+  for (int64_t b = 0; b < rows.blocks; ++b) {
+    const int64_t g = b * Group::kBlock;
     const std::byte* group = p.packed + g * Group::kBytes;
-    const std::byte* next = g + block < rows.groups ? group + block * Group::kBytes : p.next;
+    const std::byte* next = b + 1 < rows.blocks ? group + Group::kBlock * Group::kBytes : p.next;
     for (int c = 0; c < kPanel; c += kQuantVectors * kLanes)
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t first = p.num_rows * i / tiles, end = p.num_rows * (i + 1) / tiles, row = p.first_row + first;
         const bool fetches = next && !stream && i == 0 && c == 0;
         run_quant_tile_of<Group>(end - first, {.x = rows.x + row * rows.stride + g * kGroupWords,
                                                .x_stride = rows.stride,
-                                               .scale = rows.scale + row * rows.groups + g,
-                                               .scale_stride = rows.groups,
+                                               .scale = rows.scale + row * rows.blocks + b,
+                                               .offset = rows.offset + row * rows.groups + g,
+                                               .scale_stride = rows.blocks,
+                                               .offset_stride = rows.groups,
                                                .group = group,
                                                .column = c,
                                                .sums = sums + first * kPanel,
-                                               .num_groups = std::min(block, rows.groups - g),
+                                               .num_groups = std::min(Group::kBlock, rows.groups - g),
                                                .prefetch = fetches ? Prefetch{next, 64} : Prefetch{group, 0}});
       }
   }

@@ -1,8 +1,9 @@
 // The inner loops of support/quant_matmul.h: a few rows of 8-bit activations times 32 columns of a quantised panel
 // (support/panel.h).
 //
-// The dot product of a group is an integer, exact whatever the order and the instruction; groups are then added up in
-// order, one fused multiply-add with both scales each. So any tile gives the same bits.
+// The dot product of a group is an integer, exact whatever the order and the instruction. The groups of a block, whose
+// activations have one scale, are added up in order, a fused multiply-add with the weights' scale each; then their sum,
+// times the activations' scale, is added to the output. So any tile gives the same bits.
 #pragma once
 
 #include <algorithm>
@@ -16,13 +17,15 @@ namespace openmoe::OPENMOE_ISA {
 
 #if OPENMOE_ISA_LEVEL >= 1
 
-// The dot products of a tile are in registers, beside the weights: 12 x 2 vectors of 16, or 4 x 2 of 8.
-inline constexpr int kQuantRows = OPENMOE_ISA_LEVEL >= 2 ? 12 : 4, kQuantVectors = 2;
+// The dot products of a tile, beside their sums so far: 8 x 2 vectors of 16, or 4 x 2 of 8.
+inline constexpr int kQuantRows = OPENMOE_ISA_LEVEL >= 2 ? 8 : 4, kQuantVectors = 2;
 inline constexpr int64_t kGroupWords = kGroup / 4 * kQuadWords;  // of x
 
-// How 32 columns of a group are stored. bytes<P>() are the weights of quad P of a word, in every lane;
+// How 32 columns of a group are stored. As many groups of x as a block has share a scale; the weights of a block, about
+// 4.5 KiB, wait in L1 while tiles pass by. bytes<P>() are the weights of quad P of a word, in every lane;
 // first_sum() is what their zero points take away from a dot product.
 struct Int8Group {
+  static constexpr int64_t kBlock = 4;
   static constexpr int kQuads = 1;
   static constexpr size_t kBytes = group_bytes(DType::int8);
 
@@ -35,6 +38,7 @@ struct Int8Group {
 };
 
 struct Int4Group {
+  static constexpr int64_t kBlock = 8;
   static constexpr int kQuads = 2;
   static constexpr size_t kBytes = group_bytes(DType::int4);
 
@@ -50,17 +54,13 @@ struct Int4Group {
   }
 };
 
-// Of a group of a row of x.
-struct GroupScale {
-  float scale;
-  int32_t offset;  // the sum of its integers times -128 (int8), or times -1, within 16 bits (int4)
-};
-
+// A block of k, or what is left of it.
 struct QuantTile {
   const uint32_t* x;  // quads (support/simd_int.h)
   int64_t x_stride;
-  const GroupScale* scale;  // [rows][scale_stride] by group
-  int64_t scale_stride;
+  const float* scale;     // one a row
+  const int32_t* offset;  // one a group: the sum of its integers times -128 (int8), or times -1, within 16 bits (int4)
+  int64_t scale_stride, offset_stride;  // from row to row
   const std::byte* group;
   int column;
   float* sums;  // rows of 32 columns, added to
@@ -83,37 +83,43 @@ inline void add_word(QuantSums<Rows>& sum, const uint32_t* word, const uint32_t*
   if constexpr (P + 1 < Group::kQuads) add_word<Rows, Group, P + 1>(sum, word, x + kQuadWords, x_stride);
 }
 
-template <int Rows, class Group>
-void run_quant_tile(const QuantTile& t) {
+template <int Rows, class Group, class Fetch>
+void run_quant_tile(const QuantTile& t, Fetch fetch) {
   const uint32_t* x = t.x;
   const std::byte* group = t.group;
-  Prefetch prefetch = t.prefetch;
+  Vec total[Rows][kQuantVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kQuantVectors; ++v) total[r][v] = zero();
   for (int64_t g = 0; g < t.num_groups; ++g, group += Group::kBytes) {
     const auto* scales = reinterpret_cast<const uint16_t*>(group) + t.column;
     const auto* word = reinterpret_cast<const uint32_t*>(group + kPanel * sizeof(uint16_t)) + t.column;
-    const GroupScale* x_scale = t.scale + g;
-    prefetch.one();  // the scales
+    fetch.one();  // the scales
     QuantSums<Rows> sum;
 #pragma GCC unroll 4
     for (int v = 0; v < kQuantVectors; ++v)
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r)
-        sum[r][v] = Group::first_sum(scales + v * kLanes, x_scale[r * t.scale_stride].offset);
+        sum[r][v] = Group::first_sum(scales + v * kLanes, t.offset[g + r * t.offset_stride]);
     for (int k = 0; k < kGroup; k += 4 * Group::kQuads, word += kPanel, x += Group::kQuads * kQuadWords) {
-      prefetch.two();
+      fetch.two();
       add_word<Rows, Group>(sum, word, x, t.x_stride);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < kQuantVectors; ++v) {
       const Vec scale = Group::scale(scales + v * kLanes);
 #pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) {
-        float* to = t.sums + t.column + r * kPanel + v * kLanes;
-        const Vec both = mul(scale, set1(x_scale[r * t.scale_stride].scale));
-        store(to, fma(to_float(sum[r][v]), both, load(to)));
-      }
+      for (int r = 0; r < Rows; ++r) total[r][v] = fma(to_float(sum[r][v]), scale, total[r][v]);
     }
   }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kQuantVectors; ++v) {
+      float* to = t.sums + t.column + r * kPanel + v * kLanes;
+      store(to, fma(total[r][v], set1(t.scale[r * t.scale_stride]), load(to)));
+    }
 }
 
 template <class Group, int Rows = kQuantRows>
@@ -121,7 +127,7 @@ void run_quant_tile_of(int64_t rows, const QuantTile& t) {
   if constexpr (Rows > 1) {
     if (rows < Rows) return run_quant_tile_of<Group, Rows - 1>(rows, t);
   }
-  run_quant_tile<Rows, Group>(t);
+  t.prefetch.step > 0 ? run_quant_tile<Rows, Group>(t, t.prefetch) : run_quant_tile<Rows, Group>(t, NoPrefetch{});
 }
 
 #endif

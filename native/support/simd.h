@@ -141,6 +141,7 @@ inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline float reduce_add(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 inline float reduce_max(Vec v) { return std::fmax(std::fmax(v[0], v[2]), std::fmax(v[1], v[3])); }
+inline bool any_nan(Vec v) { return reduce_add(v != v ? set1(1.0f) : zero()) > 0; }
 inline Vec round_even(Vec v) {
   const Vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it leaves no bits for a fraction
   return v + magic - magic;

@@ -26,6 +26,8 @@ template <int N>
 inline IntVec shift_right16(IntVec a) {
   return _mm512_srli_epi16(a, N);
 }
+// Of 16-bit halves, added within a lane.
+inline IntVec pair_products(IntVec a, IntVec b) { return _mm512_madd_epi16(a, b); }
 inline Vec to_float(IntVec a) { return _mm512_cvtepi32_ps(a); }
 inline Vec as_float(IntVec a) { return _mm512_castsi512_ps(a); }
 inline Vec abs(Vec v) { return _mm512_abs_ps(v); }
@@ -49,6 +51,7 @@ template <int N>
 inline IntVec shift_right16(IntVec a) {
   return _mm256_srli_epi16(a, N);
 }
+inline IntVec pair_products(IntVec a, IntVec b) { return _mm256_madd_epi16(a, b); }
 inline Vec to_float(IntVec a) { return _mm256_cvtepi32_ps(a); }
 inline Vec as_float(IntVec a) { return _mm256_castsi256_ps(a); }
 inline Vec abs(Vec v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
@@ -70,7 +73,6 @@ inline void add_quad(IntVec& sum, IntVec bytes, const uint32_t* x) {
   // Not the intrinsic: GCC 12 copies its sum to another register each time.
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(int_set1(x[0])));
 }
-inline IntVec pair_products(IntVec a, IntVec b) { return _mm512_madd_epi16(a, b); }
 
 #else  // 16 bits each: the first and third in one word, the second and fourth in the other
 
@@ -83,13 +85,6 @@ inline void store_quads(uint32_t* p, Vec v) {
   const __m256i n = _mm256_cvtps_epi32(v);
   const __m128i x = _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_shufflehi_epi16(_mm_shufflelo_epi16(x, 0xd8), 0xd8));
-#endif
-}
-inline IntVec pair_products(IntVec a, IntVec b) {
-#if OPENMOE_ISA_LEVEL == 2
-  return _mm512_madd_epi16(a, b);
-#else
-  return _mm256_madd_epi16(a, b);
 #endif
 }
 inline void add_quad(IntVec& sum, IntVec bytes, const uint32_t* x) {
