@@ -8,6 +8,7 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 #include "support/error.h"
@@ -16,7 +17,6 @@ namespace openmoe {
 
 namespace {
 
-constexpr size_t kLargePage = size_t{2} << 20;
 constexpr size_t kSlabBytes = 16 * kLargePage;
 // Smaller buffers come and go and need no large pages; larger ones have their own.
 constexpr size_t kLeastShared = size_t{64} << 10, kMostShared = 2 * kLargePage;
@@ -32,6 +32,20 @@ constexpr size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1)
 }
 
 }  // namespace
+
+void touch_large_pages(const std::byte* begin, const std::byte* end) {
+#if defined(MADV_POPULATE_WRITE)
+  static const auto small_page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<uintptr_t>(begin), last = reinterpret_cast<uintptr_t>(end);
+  if (last - first < kLeastShared) return;
+  for (uintptr_t page = first / kLargePage * kLargePage; page < last; page += kLargePage) {
+    const uintptr_t at = (std::min(page + kLargePage, last) - 1) / small_page * small_page;
+    madvise(reinterpret_cast<void*>(at), 1, MADV_POPULATE_WRITE);  // no more than advice: an older kernel refuses it
+  }
+#else
+  static_cast<void>(begin), static_cast<void>(end);
+#endif
+}
 
 class CpuMemory::Pages : public Buffer {
  public:

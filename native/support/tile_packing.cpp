@@ -1,0 +1,136 @@
+#include "support/tile_packing.h"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#include "support/bf16.h"
+#include "support/panel.h"
+#include "support/quantise.h"
+
+namespace openmoe {
+
+namespace {
+
+constexpr int64_t kSegment = 128;  // words of k packed at a time: 32 rows of them stay in L1
+
+struct f16 {
+  uint16_t bits;
+};
+inline float to_float(float x) { return x; }
+inline float to_float(f16 x) { return half_to_float(x.bits); }
+inline void assign(float& to, float x) { to = x; }
+inline void assign(bf16& to, float x) { to = to_bf16(x); }
+
+template <class From, class To>
+void convert(const From* from, int64_t stride, int64_t n, To* to) {
+  if constexpr (std::is_same_v<From, To>)
+    if (stride == 1) return static_cast<void>(std::memcpy(to, from, n * sizeof(To)));
+  if (stride == 1)
+    for (int64_t i = 0; i < n; ++i) assign(to[i], to_float(from[i]));
+  else
+    for (int64_t i = 0; i < n; ++i) {
+      if constexpr (std::is_same_v<From, To>)
+        to[i] = from[i * stride];  // NaN payloads included
+      else
+        assign(to[i], to_float(from[i * stride]));
+    }
+}
+
+template <class To>
+void convert(const std::byte* from, DType dtype, int64_t stride, int64_t n, To* to) {
+  if (dtype == DType::f32) convert(reinterpret_cast<const float*>(from), stride, n, to);
+  if (dtype == DType::bf16) convert(reinterpret_cast<const bf16*>(from), stride, n, to);
+  if (dtype == DType::f16) convert(reinterpret_cast<const f16*>(from), stride, n, to);
+}
+
+// Packs rows [row, row + rows) of a tile, all of one panel, from lane 0 of `to`: the panel's words at the tile's first
+// k. A word is one f32, or two bf16 neighbours in k.
+template <class T>
+void pack_rows(const Tile& tile, int64_t row, int64_t rows, uint32_t* to) {
+  constexpr int64_t kPerWord = sizeof(uint32_t) / sizeof(T), kNumbers = kSegment * kPerWord;
+  for (int64_t k = 0; k < tile.cols; k += kNumbers, to += kSegment * kPanel) {
+    const int64_t n = std::min(kNumbers, tile.cols - k), words = (n + kPerWord - 1) / kPerWord;
+    alignas(64) T staged[kNumbers * kPanel];
+    if (tile.row_stride == 1) {  // [k][lane]: neighbours in k are zipped
+      for (int64_t i = 0; i < n; ++i) convert(tile.at(row, k + i), tile.dtype, 1, rows, staged + i * kPanel);
+      if (n % kPerWord) std::memset(staged + n * kPanel, 0, kPanel * sizeof(T));
+      for (int64_t w = 0; w < words; ++w) {
+        const T* numbers = staged + w * kPerWord * kPanel;
+        if constexpr (kPerWord == 1)
+          std::memcpy(to + w * kPanel, numbers, rows * sizeof(T));
+        else
+          for (int64_t r = 0; r < rows; ++r)
+            to[w * kPanel + r] = numbers[r].bits | uint32_t{numbers[kPanel + r].bits} << 16;
+      }
+    } else {  // [lane][k]: words are transposed
+      for (int64_t r = 0; r < rows; ++r) {
+        convert(tile.at(row + r, k), tile.dtype, tile.col_stride, n, staged + r * kNumbers);
+        if (n % kPerWord) staged[r * kNumbers + n] = {};
+      }
+      for (int64_t w = 0; w < words; ++w)
+        for (int64_t r = 0; r < rows; ++r)
+          std::memcpy(to + w * kPanel + r, staged + r * kNumbers + w * kPerWord, sizeof(uint32_t));
+    }
+  }
+}
+
+// The same into groups of a quantised panel, from the one at the tile's first k.
+void pack_groups(const Tile& tile, int64_t row, int64_t rows, DType dtype, std::byte* group, int lane) {
+  for (int64_t k = 0; k < tile.cols; k += kGroup, group += group_bytes(dtype)) {
+    const int64_t n = std::min<int64_t>(kGroup, tile.cols - k);
+    alignas(64) GroupBlock block = {};
+    if (tile.row_stride == 1) {
+      for (int64_t i = 0; i < n; ++i) convert(tile.at(row, k + i), tile.dtype, 1, rows, block[i]);
+    } else {
+      float numbers[kGroup];
+      for (int64_t r = 0; r < rows; ++r) {
+        convert(tile.at(row + r, k), tile.dtype, tile.col_stride, n, numbers);
+        for (int64_t i = 0; i < n; ++i) block[i][r] = numbers[i];
+      }
+    }
+    quantise_group(dtype, block, static_cast<int>(rows), group, lane);
+  }
+}
+
+}  // namespace
+
+void pack_tile(const Tile& tile, const MatrixTarget& t, int64_t index, int64_t row, int64_t col) {
+  const size_t bytes = panel_bytes(t.dtype, t.in_features);
+  const int64_t word = t.dtype == DType::bf16 ? col / 2 : col;
+  for (int64_t r = 0; r < tile.rows;) {
+    const int64_t lane = (row + r) % kPanel, rows = std::min(kPanel - lane, tile.rows - r);
+    const int64_t panel = index * num_panels(t.out_features) + (row + r) / kPanel;
+    auto* start = static_cast<std::byte*>(t.buffer->data()) + panel * bytes;
+    auto* to = reinterpret_cast<uint32_t*>(start);
+    if (is_quantised(t.dtype))
+      pack_groups(tile, r, rows, t.dtype, start + col / kGroup * group_bytes(t.dtype), static_cast<int>(lane));
+    else if (t.dtype == DType::bf16)
+      pack_rows<bf16>(tile, r, rows, to + word * kPanel + lane);
+    else
+      pack_rows<float>(tile, r, rows, to + word * kPanel + lane);
+    r += rows;
+  }
+}
+
+void copy_tile(const Tile& tile, DType dtype, std::byte* to, int64_t row_bytes) {
+  for (int64_t r = 0; r < tile.rows; ++r, to += row_bytes) {
+    if (dtype == DType::bf16)
+      convert(tile.at(r, 0), tile.dtype, tile.col_stride, tile.cols, reinterpret_cast<bf16*>(to));
+    else
+      convert(tile.at(r, 0), tile.dtype, tile.col_stride, tile.cols, reinterpret_cast<float*>(to));
+  }
+}
+
+void copy_lanes(DType dtype, int64_t groups, const std::byte* from, const LaneCopy& c, std::byte* to) {
+  for (int64_t g = 0; g < groups; ++g, from += group_bytes(dtype), to += group_bytes(dtype)) {
+    std::memcpy(to + c.to * sizeof(uint16_t), from + c.from * sizeof(uint16_t), c.count * sizeof(uint16_t));
+    for (int64_t w = 0; w < group_words(dtype); ++w) {
+      const size_t word = kPanel * (sizeof(uint16_t) + w * sizeof(uint32_t));
+      std::memcpy(to + word + c.to * sizeof(uint32_t), from + word + c.from * sizeof(uint32_t),
+                  c.count * sizeof(uint32_t));
+    }
+  }
+}
+
+}  // namespace openmoe
