@@ -19,8 +19,8 @@ void touch_large_pages(const std::byte* begin, const std::byte* end);
 
 class CpuMemory {
  public:
-  // Zeroed and aligned to 64 bytes. Throws Error OUT_OF_MEMORY. Matrices too small for large pages of their own share
-  // slabs, which go with the last of them.
+  // Zeroed and aligned to 64 bytes. Throws Error OUT_OF_MEMORY. Buffers follow each other in slabs, so that no matrix
+  // ends in small pages.
   std::shared_ptr<Buffer> allocate(size_t bytes);
 
  private:
