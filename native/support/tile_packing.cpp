@@ -22,6 +22,9 @@ inline float to_float(f16 x) { return half_to_float(x.bits); }
 inline void assign(float& to, float x) { to = x; }
 inline void assign(bf16& to, float x) { to = to_bf16(x); }
 
+template <class T>
+constexpr DType dtype_of = sizeof(T) == sizeof(float) ? DType::f32 : DType::bf16;
+
 template <class From, class To>
 void convert(const From* from, int64_t stride, int64_t n, To* to) {
   if constexpr (std::is_same_v<From, To>)
@@ -44,33 +47,81 @@ void convert(const std::byte* from, DType dtype, int64_t stride, int64_t n, To* 
   if (dtype == DType::f16) convert(reinterpret_cast<const f16*>(from), stride, n, to);
 }
 
+// to[w][r] = word w of row r, for 4 words of 4 rows: what pairs of rows hold is zipped, then pairs of pairs.
+using Words = uint32_t __attribute__((vector_size(16)));
+inline void transpose_4x4(const std::byte* from, int64_t row_bytes, uint32_t* to) {
+  Words rows[4], columns[4];
+  for (int r = 0; r < 4; ++r) std::memcpy(&rows[r], from + r * row_bytes, sizeof(Words));
+  const auto low = [](Words a, Words b) { return Words{a[0], b[0], a[1], b[1]}; };
+  const auto high = [](Words a, Words b) { return Words{a[2], b[2], a[3], b[3]}; };
+  const Words a = low(rows[0], rows[2]), b = low(rows[1], rows[3]);
+  const Words c = high(rows[0], rows[2]), d = high(rows[1], rows[3]);
+  columns[0] = low(a, b), columns[1] = high(a, b), columns[2] = low(c, d), columns[3] = high(c, d);
+  for (int w = 0; w < 4; ++w) std::memcpy(to + w * kPanel, &columns[w], sizeof(Words));
+}
+
+// Words of rows that begin `row_bytes` apart -> [word][lane]. A cache line of four rows at a time: lines of more rows
+// can share a place in L1.
+void transpose_words(const std::byte* from, int64_t row_bytes, int64_t rows, int64_t words, uint32_t* to) {
+  constexpr int64_t kLine = 16;
+  for (int64_t begin = 0; begin < words; begin += kLine) {
+    const int64_t end = std::min(begin + kLine, words);
+    for (int64_t r = 0; r < rows;) {
+      const int64_t count = rows - r >= 4 ? 4 : 1;
+      int64_t w = begin;
+      for (; count == 4 && w + 4 <= end; w += 4)
+        transpose_4x4(from + r * row_bytes + w * sizeof(uint32_t), row_bytes, to + w * kPanel + r);
+      for (; w < end; ++w)
+        for (int64_t i = r; i < r + count; ++i)
+          std::memcpy(to + w * kPanel + i, from + i * row_bytes + w * sizeof(uint32_t), sizeof(uint32_t));
+      r += count;
+    }
+  }
+}
+
+// Rows of one lane each, k by k -> [word][lane]: neighbours in k are zipped.
+template <class T>
+void zip_words(const T* from, int64_t k_stride, int64_t rows, int64_t words, uint32_t* to) {
+  for (int64_t w = 0; w < words; ++w, to += kPanel) {
+    if constexpr (sizeof(T) == sizeof(uint32_t)) {
+      std::memcpy(to, from + w * k_stride, rows * sizeof(T));
+    } else {
+      const T *even = from + 2 * w * k_stride, *odd = even + k_stride;
+      if (rows == kPanel)  // a loop the compiler can unroll
+        for (int64_t r = 0; r < kPanel; ++r) to[r] = even[r].bits | uint32_t{odd[r].bits} << 16;
+      else
+        for (int64_t r = 0; r < rows; ++r) to[r] = even[r].bits | uint32_t{odd[r].bits} << 16;
+    }
+  }
+}
+
 // Packs rows [row, row + rows) of a tile, all of one panel, from lane 0 of `to`: the panel's words at the tile's first
-// k. A word is one f32, or two bf16 neighbours in k.
+// k. A word is one f32, or two bf16 neighbours in k. What must be converted or padded first is staged.
 template <class T>
 void pack_rows(const Tile& tile, int64_t row, int64_t rows, uint32_t* to) {
   constexpr int64_t kPerWord = sizeof(uint32_t) / sizeof(T), kNumbers = kSegment * kPerWord;
+  const bool by_k = tile.row_stride == 1;
+  if (tile.dtype == dtype_of<T> && tile.cols % kPerWord == 0 && (by_k || tile.col_stride == 1)) {
+    const std::byte* from = tile.at(row, 0);
+    if (by_k)
+      zip_words(reinterpret_cast<const T*>(from), tile.col_stride, rows, tile.cols / kPerWord, to);
+    else
+      transpose_words(from, tile.row_stride * static_cast<int64_t>(sizeof(T)), rows, tile.cols / kPerWord, to);
+    return;
+  }
   for (int64_t k = 0; k < tile.cols; k += kNumbers, to += kSegment * kPanel) {
     const int64_t n = std::min(kNumbers, tile.cols - k), words = (n + kPerWord - 1) / kPerWord;
     alignas(64) T staged[kNumbers * kPanel];
-    if (tile.row_stride == 1) {  // [k][lane]: neighbours in k are zipped
+    if (by_k) {
       for (int64_t i = 0; i < n; ++i) convert(tile.at(row, k + i), tile.dtype, 1, rows, staged + i * kPanel);
       if (n % kPerWord) std::memset(staged + n * kPanel, 0, kPanel * sizeof(T));
-      for (int64_t w = 0; w < words; ++w) {
-        const T* numbers = staged + w * kPerWord * kPanel;
-        if constexpr (kPerWord == 1)
-          std::memcpy(to + w * kPanel, numbers, rows * sizeof(T));
-        else
-          for (int64_t r = 0; r < rows; ++r)
-            to[w * kPanel + r] = numbers[r].bits | uint32_t{numbers[kPanel + r].bits} << 16;
-      }
-    } else {  // [lane][k]: words are transposed
+      zip_words(staged, kPanel, rows, words, to);
+    } else {
       for (int64_t r = 0; r < rows; ++r) {
         convert(tile.at(row + r, k), tile.dtype, tile.col_stride, n, staged + r * kNumbers);
         if (n % kPerWord) staged[r * kNumbers + n] = {};
       }
-      for (int64_t w = 0; w < words; ++w)
-        for (int64_t r = 0; r < rows; ++r)
-          std::memcpy(to + w * kPanel + r, staged + r * kNumbers + w * kPerWord, sizeof(uint32_t));
+      transpose_words(reinterpret_cast<const std::byte*>(staged), kNumbers * sizeof(T), rows, words, to);
     }
   }
 }
