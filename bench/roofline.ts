@@ -33,6 +33,19 @@ export interface RoofSet {
 
 interface RooflineModule {
   measureRoof(kind: RoofKind, threads: number, seconds: number, isa: string): Promise<Roof>
+  readFile(path: string, threads: number, into: ReadInto): Promise<number>
+}
+
+/**
+ * Where a file is read to: a block of each thread's that stays in cache, which asks no memory to hold it, or memory that
+ * is allocated for it, as a device allocates it for weights, and released after the clock has stopped.
+ */
+export type ReadInto = 'cache' | 'fresh'
+
+/** Microseconds to read a file once. */
+export async function readFileUs(file: string, threads: number, into: ReadInto): Promise<number> {
+  const seconds = await callNative(() => (native as unknown as RooflineModule).readFile(file, threads, into))
+  return seconds * 1e6
 }
 
 function measureCpuRoof(

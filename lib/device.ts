@@ -7,6 +7,7 @@ import {
   native,
   type NativeBuffer,
   type NativeDevice,
+  type NativeLoadPart,
   type NativeMatrixShape,
   type NativeMatrixSource,
 } from './native.ts'
@@ -36,6 +37,11 @@ export {
   type RunOptions,
   type RunResult,
 } from './compiled_program.ts'
+
+/** A [rows, cols] view of a file, and where it goes: rows `rowOffset`.. of matrix `index`, or a plain tensor. */
+export type LoadPart = { source: NativeMatrixSource } & (
+  { matrix: Matrix; index: number; rowOffset: number } | { rows: Tensor }
+)
 
 export class Device implements RecordingDevice {
   readonly name: string
@@ -153,9 +159,14 @@ export class Device implements RecordingDevice {
     return matrix
   }
 
+  /** Streams views of files to where they belong, in any order. No number may be written twice. */
+  load(parts: readonly LoadPart[]): Promise<void> {
+    return callNative(() => native.load(this.handle, parts.map(nativePart)))
+  }
+
   /** Streams a [rows, cols] view of a file into rows `rowOffset`.. of matrix `index`. */
   loadMatrix(source: NativeMatrixSource, matrix: Matrix, index: number, rowOffset: number): Promise<void> {
-    return callNative(() => native.loadMatrix(this.handle, source, { ...target(matrix), index, rowOffset }))
+    return this.load([{ source, matrix, index, rowOffset }])
   }
 
   /** The bytes of packed weights, as they are kept: whole panels of 32 output features. */
@@ -167,9 +178,7 @@ export class Device implements RecordingDevice {
 
   /** Streams a [rows, cols] view of a file into a plain tensor. */
   loadRows(source: NativeMatrixSource, to: Tensor): Promise<void> {
-    return callNative(() =>
-      native.loadRows(this.handle, source, persistent(to), to.offset, dtypeIndex(to.dtype)),
-    )
+    return this.load([{ source, rows: to }])
   }
 
   /** Gives memory back now; runs in flight keep what they use. May be called twice. */
@@ -207,6 +216,16 @@ const target = (matrix: Matrix): NativeMatrixShape & { buffer: NativeBuffer } =>
   ...nativeShape(matrix.dtype, matrix),
   buffer: matrix.buffer,
 })
+
+function nativePart(part: LoadPart): NativeLoadPart {
+  const { source } = part
+  if ('matrix' in part) {
+    const { matrix, index, rowOffset } = part
+    return { source, matrix: { ...target(matrix), index, rowOffset } }
+  }
+  const { rows } = part
+  return { source, rows: { buffer: persistent(rows), offset: rows.offset, dtype: dtypeIndex(rows.dtype) } }
+}
 
 function persistent(tensor: Tensor | Matrix): NativeBuffer {
   if (!tensor.buffer) {

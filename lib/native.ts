@@ -46,6 +46,11 @@ export interface NativeMatrixTarget extends NativeMatrixShape {
   rowOffset: number
 }
 
+/** Where a source goes: into a matrix, or into plain rows of f32 or bf16. */
+export type NativeLoadPart = { source: NativeMatrixSource } & (
+  { matrix: NativeMatrixTarget } | { rows: { buffer: NativeBuffer; offset: number; dtype: number } }
+)
+
 /** What a GPU module found (native/gpu/runtime.h). Versions as CUDA writes them: 13000 is 13.0. */
 export interface NativeGpuReport {
   isBuilt: boolean
@@ -83,14 +88,7 @@ interface NativeDeviceModule {
   panelBytes(device: NativeDevice, numRows: number, numExperts: number, features: number): number
   write(device: NativeDevice, buffer: NativeBuffer, offset: number, from: ArrayBufferView): Promise<void>
   read(device: NativeDevice, buffer: NativeBuffer, offset: number, to: ArrayBufferView): Promise<void>
-  loadMatrix(device: NativeDevice, source: NativeMatrixSource, target: NativeMatrixTarget): Promise<void>
-  loadRows(
-    device: NativeDevice,
-    source: NativeMatrixSource,
-    buffer: NativeBuffer,
-    offset: number,
-    dtype: number,
-  ): Promise<void>
+  load(device: NativeDevice, parts: NativeLoadPart[]): Promise<void>
   packMatrix(device: NativeDevice, from: Float32Array, target: NativeMatrixTarget): Promise<void>
   program(
     device: NativeDevice,

@@ -7,7 +7,7 @@ import { promisify } from 'node:util'
 import { modelFolder } from '#lib/cli/model_options'
 import { OpenMoeError } from '#lib/errors'
 import type { Row } from '../report.ts'
-import { readUs } from './load.bench.ts'
+import { readFileUs } from '../roofline.ts'
 import { type NodeBench, type NodeBenchContext, timingOf } from './node_bench.ts'
 import { withCheckpoint } from './synthetic_model.ts'
 
@@ -49,7 +49,7 @@ async function measure(
       'dist/ is measured, as users get it. Run: npm run build',
     )
   }
-  const readTime = await readUs(file, lab.threads) // and now it is in the page cache
+  const readTime = await readFileUs(file, lab.threads, 'fresh') // and now it is in the page cache
   const options = { ...suite.deviceOptions, dtype: shape.dtype, maxSequences: 1 }
   const sinceImport: number[] = []
   const sinceStart: number[] = []

@@ -2,11 +2,10 @@
 import { existsSync, readFileSync } from 'node:fs'
 import type { MatrixSource, ParameterSource } from '../checkpoint/layout.ts'
 import { PANEL } from '../checkpoint/panels.ts'
-import type { Device } from '../device.ts'
+import type { Device, LoadPart } from '../device.ts'
 import { OpenMoeError } from '../errors.ts'
 import type { DecoderLayerWeights } from '../layers/decoder_layer.ts'
 import type { MlpWeights } from '../layers/dense_mlp.ts'
-import type { NativeMatrixSource } from '../native.ts'
 import { ropeTable } from '../ops/rope.ts'
 import {
   bytesPerElement,
@@ -78,7 +77,9 @@ export async function loadWeights(
   const allocated: (Tensor | Matrix)[] = []
   const reader = new FileReader(device, parameters, options, allocated)
   try {
-    return await buildWeights(device, config, options.dtype, reader, allocated)
+    const weights = await buildWeights(device, config, options.dtype, reader, allocated)
+    await reader.finish()
+    return weights
   } catch (error) {
     for (const tensor of allocated) device.free(tensor)
     throw error
@@ -147,16 +148,22 @@ export async function buildWeights(
   return { ...weights, tensors: allocated }
 }
 
-// One native call reads at most this much, so that progress moves and an abort is noticed.
+// One native call reads at most this much, or this share of it all, so that progress moves and an abort is noticed.
 const BYTES_PER_CALL = 64 << 20
+const SHARE_PER_CALL = 1 / 16
 
+/** Allocates at once, reads behind: while one call reads, the next waits at the device, so that it is never idle. */
 class FileReader implements WeightSource {
   private readonly device: Device
   private readonly parameters: ReadonlyMap<string, ParameterSource>
   private readonly options: LoadWeightsOptions
   private readonly allocated: (Tensor | Matrix)[]
   private readonly totalBytes: number
+  private readonly bytesPerCall: number
   private loadedBytes = 0
+  private parts: LoadPart[] = []
+  private partBytes = 0
+  private running = Promise.resolve()
 
   constructor(
     device: Device,
@@ -170,6 +177,7 @@ class FileReader implements WeightSource {
     this.allocated = allocated
     const sources = [...parameters.values()].flatMap((parameter) => parameter.matrices)
     this.totalBytes = sources.reduce((sum, source) => sum + sourceBytes(source), 0)
+    this.bytesPerCall = Math.min(BYTES_PER_CALL, this.totalBytes * SHARE_PER_CALL)
     const needed = [...parameters.values()].reduce((sum, p) => sum + bytesInMemory(p, options.dtype), 0)
     expectMemory(needed, device.name)
   }
@@ -181,9 +189,10 @@ class FileReader implements WeightSource {
     for (const part of parts) {
       const { matrices } = this.parameter(part)
       for (const [index, source] of matrices.entries()) {
-        await this.inBlocks(source, (block, row) =>
-          this.device.loadMatrix(block, matrix, index, rowOffset + row),
-        )
+        for (const [row, rows, bytes] of this.blocks(source)) {
+          const block = sourceRows(source, row, rows)
+          await this.add({ source: block, matrix, index, rowOffset: rowOffset + row }, bytes)
+        }
       }
       rowOffset += matrices[0]?.rows ?? 0
     }
@@ -195,12 +204,18 @@ class FileReader implements WeightSource {
     this.allocated.push(tensor)
     const [source] = this.parameter(key).matrices
     if (!source) throw new OpenMoeError('ERR_OPENMOE_INTERNAL', `${key} has no source`)
-    await this.inBlocks(source, (block, row) => {
-      const bytes = row * source.cols * bytesPerElement(dtype)
-      const view = { buffer: tensor.buffer!, offset: bytes }
-      return this.device.loadRows(block, new Tensor(this.device, dtype, [block.rows, block.cols], view))
-    })
+    for (const [row, rows, bytes] of this.blocks(source)) {
+      const view = { buffer: tensor.buffer!, offset: row * source.cols * bytesPerElement(dtype) }
+      const to = new Tensor(this.device, dtype, [rows, source.cols], view)
+      await this.add({ source: sourceRows(source, row, rows), rows: to }, bytes)
+    }
     return tensor
+  }
+
+  /** Resolves when all that was asked for is in its place. */
+  async finish(): Promise<void> {
+    await this.submit()
+    await this.running
   }
 
   private parameter(key: string): ParameterSource {
@@ -209,27 +224,40 @@ class FileReader implements WeightSource {
     return parameter
   }
 
-  /** Calls `load` for blocks of rows of a source, reporting progress between them. */
-  private async inBlocks(
-    source: MatrixSource,
-    load: (block: NativeMatrixSource, row: number) => Promise<void>,
-  ): Promise<void> {
+  /** [first row, rows, bytes] of blocks that are small enough for one call. */
+  private *blocks(source: MatrixSource): Generator<[number, number, number]> {
     const rowBytes = sourceBytes(source) / Math.max(1, source.rows)
     // Rows that are not contiguous (stacked experts) are read column by column: a block of them would read it all.
     const whole = source.colStride !== 1
     // Else a call covers whole weight panels.
-    const step = whole ? source.rows : Math.max(1, Math.floor(BYTES_PER_CALL / rowBytes / PANEL)) * PANEL
+    const step = whole ? source.rows : Math.max(1, Math.floor(this.bytesPerCall / rowBytes / PANEL)) * PANEL
     for (let row = 0; row < source.rows; row += step) {
-      this.options.signal?.throwIfAborted()
       const rows = Math.min(step, source.rows - row)
-      await load(sourceRows(source, row, rows), row)
-      this.loadedBytes += rows * rowBytes
-      this.options.onProgress?.({
-        loadedBytes: this.loadedBytes,
-        totalBytes: this.totalBytes,
-        ratio: this.loadedBytes / this.totalBytes,
-      })
+      yield [row, rows, rows * rowBytes]
     }
+  }
+
+  private async add(part: LoadPart, bytes: number): Promise<void> {
+    if (this.partBytes + bytes > this.bytesPerCall) await this.submit()
+    this.parts.push(part)
+    this.partBytes += bytes
+  }
+
+  /** Reads what was added. Waits for the call before it, so there are never more than two. */
+  private async submit(): Promise<void> {
+    const { parts, partBytes, running, options, totalBytes } = this
+    if (parts.length === 0) return
+    options.signal?.throwIfAborted()
+    this.parts = []
+    this.partBytes = 0
+    this.running = this.device.load(parts).then(() => {
+      options.signal?.throwIfAborted()
+      this.loadedBytes += partBytes
+      const { loadedBytes } = this
+      options.onProgress?.({ loadedBytes, totalBytes, ratio: loadedBytes / totalBytes })
+    })
+    this.running.catch(() => undefined) // it is awaited later, or the one before it failed too
+    await running
   }
 }
 

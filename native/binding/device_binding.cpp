@@ -174,32 +174,43 @@ MatrixSource matrix_source(const Napi::Object& o) {
   return source;
 }
 
-// loadMatrix(device, source, target)
-Napi::Value load_matrix(const Napi::CallbackInfo& info) {
-  auto device = from_handle<DeviceHandle>(info[0]);
-  const MatrixSource source = matrix_source(info[1].ToObject());
-  const MatrixTarget target = matrix_target(info[2].ToObject());
-  check_target(*device->device(), target, source.rows, source.cols);
-  return device->submit(
-      info.Env(), [=](Device& d, const std::atomic<bool>& stop) { d.load_matrix(source, target, stop); }, {info[0]});
+RowsTarget rows_target(const Napi::Object& o) {
+  RowsTarget target;
+  target.buffer = from_handle<Buffer>(o.Get("buffer"));
+  target.offset = static_cast<size_t>(number(o.Get("offset"), "offset"));
+  target.dtype = dtype(o.Get("dtype"));
+  if (target.dtype != DType::f32 && target.dtype != DType::bf16) fail_arg("rows are loaded as f32 or bf16");
+  return target;
 }
 
-// loadRows(device, source, buffer, offset, dtype)
-Napi::Value load_rows(const Napi::CallbackInfo& info) {
-  auto device = from_handle<DeviceHandle>(info[0]);
-  const MatrixSource source = matrix_source(info[1].ToObject());
-  auto buffer = from_handle<Buffer>(info[2]);
-  const double offset = number(info[3], "offset");
-  const DType to = dtype(info[4]);
-  if (to != DType::f32 && to != DType::bf16) fail_arg("rows are loaded as f32 or bf16");
-  if (is_quantised(source.dtype)) fail_arg("rows are loaded from f32, bf16 or f16");
-  const double bytes = static_cast<double>(source.rows) * static_cast<double>(source.cols) * bytes_of(to);
+// {source, matrix} or {source, rows}
+LoadPart load_part(const Device& device, const Napi::Object& o) {
+  LoadPart part;
+  part.source = matrix_source(o.Get("source").ToObject());
+  const MatrixSource& s = part.source;
+  if (o.Has("matrix")) {
+    const MatrixTarget target = matrix_target(o.Get("matrix").ToObject());
+    check_target(device, target, s.rows, s.cols);
+    part.target = target;
+    return part;
+  }
+  const RowsTarget target = rows_target(o.Get("rows").ToObject());
+  if (is_quantised(s.dtype)) fail_arg("rows are loaded from f32, bf16 or f16");
+  const double bytes = static_cast<double>(s.rows) * static_cast<double>(s.cols) * bytes_of(target.dtype);
   if (bytes > 1e15) fail_arg("the tensor is larger than any memory");
-  check_range(*buffer, offset, static_cast<size_t>(bytes));
+  check_range(*target.buffer, static_cast<double>(target.offset), static_cast<size_t>(bytes));
+  part.target = target;
+  return part;
+}
+
+// load(device, parts)
+Napi::Value load(const Napi::CallbackInfo& info) {
+  auto device = from_handle<DeviceHandle>(info[0]);
+  const Napi::Array list = array_of(info[1], "parts");
+  std::vector<LoadPart> parts;
+  for (uint32_t i = 0; i < list.Length(); ++i) parts.push_back(load_part(*device->device(), list.Get(i).ToObject()));
   return device->submit(info.Env(),
-                        [=](Device& d, const std::atomic<bool>& stop) {
-                          d.load_rows(source, *buffer, static_cast<size_t>(offset), to, stop);
-                        },
+                        [parts = std::move(parts)](Device& d, const std::atomic<bool>& stop) { d.load(parts, stop); },
                         {info[0]});
 }
 
@@ -239,8 +250,7 @@ void init_device(Napi::Env env, Napi::Object exports) {
   add("panelBytes", panel_bytes);
   add("write", write);
   add("read", read);
-  add("loadMatrix", load_matrix);
-  add("loadRows", load_rows);
+  add("load", load);
   add("packMatrix", pack_matrix);
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "binding/handle.h"
+#include "support/file_rate.h"
 #include "support/roofline.h"
 
 namespace openmoe {
@@ -65,10 +66,45 @@ Napi::Value measure(const Napi::CallbackInfo& info) {
   return promise;
 }
 
+class ReadWorker : public Napi::AsyncWorker {
+ public:
+  ReadWorker(Napi::Env env, std::string path, int threads, ReadInto into)
+      : AsyncWorker(env, "openmoe.readFile"), path_(std::move(path)), threads_(threads), into_(into), deferred_(env) {}
+
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+ protected:
+  void Execute() override { seconds_ = read_file_seconds(path_, threads_, into_); }
+  void OnOK() override { deferred_.Resolve(Napi::Number::New(Env(), seconds_)); }
+  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
+
+ private:
+  std::string path_;
+  int threads_;
+  ReadInto into_;
+  Napi::Promise::Deferred deferred_;
+  double seconds_ = 0;
+};
+
+// readFile(path, threads, 'cache' | 'fresh') -> Promise<seconds>
+Napi::Value read_file(const Napi::CallbackInfo& info) {
+  const std::string path = info[0].ToString(), into = info[2].ToString();
+  const int threads = info[1].ToNumber().Int32Value();
+  if (threads < 1 || threads > 1024 || (into != "cache" && into != "fresh"))
+    throw to_js_error(info.Env(),
+                      Error("INVALID_ARG", "readFile: expected a path, 1 to 1024 threads, and cache or fresh"));
+  auto* worker =
+      new ReadWorker(info.Env(), path, threads, into == "cache" ? ReadInto::cache : ReadInto::fresh);  // deletes itself
+  const Napi::Promise promise = worker->promise();
+  worker->Queue();
+  return promise;
+}
+
 }  // namespace
 
 void init_roofline(Napi::Env env, Napi::Object exports) {
   exports.Set("measureRoof", Napi::Function::New(env, measure, "measureRoof"));
+  exports.Set("readFile", Napi::Function::New(env, read_file, "readFile"));
 }
 
 }  // namespace openmoe

@@ -93,12 +93,8 @@ class CpuDevice : public Device {
   }
   bool supports(std::string_view) const override { return true; }
   std::string name() const override { return "cpu"; }
-  void load_matrix(const MatrixSource& source, const MatrixTarget& target, const std::atomic<bool>& stop) override {
-    openmoe::load_matrix(cpu_, source, target, stop);
-  }
-  void load_rows(const MatrixSource& source, Buffer& to, size_t offset, DType dtype,
-                 const std::atomic<bool>& stop) override {
-    openmoe::load_rows(cpu_, source, static_cast<std::byte*>(to.data()) + offset, dtype, stop);
+  void load(std::span<const LoadPart> parts, const std::atomic<bool>& stop) override {
+    load_weights(cpu_, parts, stop);
   }
   void pack_matrix(const float* from, const MatrixTarget& target) override { openmoe::pack_matrix(cpu_, from, target); }
   void read_arena(size_t offset, void* to, size_t bytes) override {

@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "program/dtype.h"
@@ -40,6 +42,18 @@ struct MatrixTarget : MatrixShape {
   int64_t index, row_offset;
 };
 
+// Or a row-major [rows, cols] tensor of f32 or bf16 (embedding, norms).
+struct RowsTarget {
+  std::shared_ptr<Buffer> buffer;
+  size_t offset;
+  DType dtype;
+};
+
+struct LoadPart {
+  MatrixSource source;
+  std::variant<MatrixTarget, RowsTarget> target;
+};
+
 struct DeviceMemory {
   size_t allocated = 0;        // by this device
   size_t free = 0, total = 0;  // of the whole GPU, whoever uses it; 0 on the CPU
@@ -66,11 +80,9 @@ class Device {
   virtual std::string name() const = 0;
   virtual DeviceMemory memory() const { return {}; }
 
-  // Streams a matrix from a file into the packed layout, in working memory of a few MiB per thread. `stop` is polled.
-  virtual void load_matrix(const MatrixSource& source, const MatrixTarget& target, const std::atomic<bool>& stop) = 0;
-  // The same into a plain row-major [rows, cols] tensor (embedding, norms).
-  virtual void load_rows(const MatrixSource& source, Buffer& to, size_t offset, DType dtype,
-                         const std::atomic<bool>& stop) = 0;
+  // Streams parts of files into the packed layout or plain rows, in working memory of a few MiB per thread. They may be
+  // written in any order. `stop` is polled.
+  virtual void load(std::span<const LoadPart> parts, const std::atomic<bool>& stop) = 0;
   // Packs a host matrix [count, out_features, in_features], f32 row-major (kernel users' weights).
   virtual void pack_matrix(const float* from, const MatrixTarget& target) = 0;
 

@@ -118,35 +118,12 @@ class GpuDevice : public Device {
     return static_cast<size_t>(gpu::panel_bytes(num_rows, num_experts, features));
   }
 
-  // Read and rounded to bf16 on the host, packed on the device: a block of whole rows where a row is a run in the file,
-  // of whole columns where a column is.
-  void load_matrix(const MatrixSource& source, const MatrixTarget& target, const std::atomic<bool>& stop) override {
-    const bool by_rows = source.col_stride <= source.row_stride || source.rows == 1;
-    const auto whole_blocks = [](int64_t n) { return std::max<int64_t>(n / 64 * 64, 64); };
-    const int64_t cols =
-        by_rows ? std::min(source.cols, staged_most_) : whole_blocks(staged_most_ / std::max<int64_t>(source.rows, 1));
-    const int64_t rows = std::max<int64_t>(staged_most_ / std::max<int64_t>(cols, 1), 1);
-    for (int64_t row = 0; row < source.rows; row += rows)
-      for (int64_t col = 0; col < source.cols; col += cols) {
-        MatrixSource block = source;
-        block.offset +=
-            static_cast<uint64_t>(row * source.row_stride + col * source.col_stride) * bytes_of(source.dtype);
-        block.rows = std::min(rows, source.rows - row), block.cols = std::min(cols, source.cols - col);
-        openmoe::load_rows(cpu(), block, staging(), DType::bf16, stop);
-        pack_staged(target, target.index, target.row_offset + row, col, block.rows, block.cols);
-      }
-  }
-  void load_rows(const MatrixSource& source, Buffer& to, size_t offset, DType dtype,
-                 const std::atomic<bool>& stop) override {
-    const int64_t rows = std::max<int64_t>(staged_most_ / 2 / std::max<int64_t>(source.cols, 1), 1);
-    std::vector<std::byte> host(static_cast<size_t>(std::min(rows, source.rows) * source.cols) * bytes_of(dtype));
-    for (int64_t row = 0; row < source.rows; row += rows) {
-      MatrixSource block = source;
-      block.offset += static_cast<uint64_t>(row * source.row_stride) * bytes_of(source.dtype);
-      block.rows = std::min(rows, source.rows - row);
-      openmoe::load_rows(cpu(), block, host.data(), dtype, stop);
-      const size_t row_bytes = static_cast<size_t>(source.cols) * bytes_of(dtype);
-      copy_in(to, offset + row * row_bytes, host.data(), block.rows * row_bytes);
+  void load(std::span<const LoadPart> parts, const std::atomic<bool>& stop) override {
+    for (const LoadPart& part : parts) {
+      if (const auto* matrix = std::get_if<MatrixTarget>(&part.target))
+        load_matrix(part.source, *matrix, stop);
+      else
+        load_rows(part.source, std::get<RowsTarget>(part.target), stop);
     }
   }
   void pack_matrix(const float* from, const MatrixTarget& target) override {
@@ -186,6 +163,36 @@ class GpuDevice : public Device {
   }
 
  private:
+  // Read and rounded to bf16 on the host, packed on the device: a block of whole rows where a row is a run in the file,
+  // of whole columns where a column is.
+  void load_matrix(const MatrixSource& source, const MatrixTarget& target, const std::atomic<bool>& stop) {
+    const bool by_rows = source.col_stride <= source.row_stride || source.rows == 1;
+    const auto whole_blocks = [](int64_t n) { return std::max<int64_t>(n / 64 * 64, 64); };
+    const int64_t cols =
+        by_rows ? std::min(source.cols, staged_most_) : whole_blocks(staged_most_ / std::max<int64_t>(source.rows, 1));
+    const int64_t rows = std::max<int64_t>(staged_most_ / std::max<int64_t>(cols, 1), 1);
+    for (int64_t row = 0; row < source.rows; row += rows)
+      for (int64_t col = 0; col < source.cols; col += cols) {
+        MatrixSource block = source;
+        block.offset +=
+            static_cast<uint64_t>(row * source.row_stride + col * source.col_stride) * bytes_of(source.dtype);
+        block.rows = std::min(rows, source.rows - row), block.cols = std::min(cols, source.cols - col);
+        openmoe::load_rows(cpu(), block, staging(), DType::bf16, stop);
+        pack_staged(target, target.index, target.row_offset + row, col, block.rows, block.cols);
+      }
+  }
+  void load_rows(const MatrixSource& source, const RowsTarget& to, const std::atomic<bool>& stop) {
+    const int64_t rows = std::max<int64_t>(staged_most_ / 2 / std::max<int64_t>(source.cols, 1), 1);
+    std::vector<std::byte> host(static_cast<size_t>(std::min(rows, source.rows) * source.cols) * bytes_of(to.dtype));
+    for (int64_t row = 0; row < source.rows; row += rows) {
+      MatrixSource block = source;
+      block.offset += static_cast<uint64_t>(row * source.row_stride) * bytes_of(source.dtype);
+      block.rows = std::min(rows, source.rows - row);
+      openmoe::load_rows(cpu(), block, host.data(), to.dtype, stop);
+      const size_t row_bytes = static_cast<size_t>(source.cols) * bytes_of(to.dtype);
+      copy_in(*to.buffer, to.offset + row * row_bytes, host.data(), block.rows * row_bytes);
+    }
+  }
   void copy_in(const Buffer& to, size_t offset, const void* from, size_t bytes) {
     if (bytes > 0) gpu_->expect(gpu_->runtime->copy_in(static_cast<std::byte*>(to.data()) + offset, from, bytes));
   }

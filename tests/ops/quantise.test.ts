@@ -105,14 +105,18 @@ describe.each(['int8', 'int4'] as const)('%s weights', (dtype) => {
     const parts = [randomTensor(4, [41, 70]), randomTensor(5, [50, 70])]
     const both = tensor(Float32Array.from([...parts[0]!.data, ...parts[1]!.data]), [91, 70])
     const whole = await device.matrix(both, dtype)
-    const matrix = device.emptyMatrix(dtype, { count: 1, outFeatures: 91, inFeatures: 70 })
-    for (const [i, row] of [0, 41].entries()) {
+    const sources = [0, 41].map(async (rowOffset, i) => {
       const packed = await device.matrix(parts[i]!, dtype)
       const file = write(`panels-${i}`, await device.readMatrix(packed, 0, packed.bytes))
       const shape = { rows: parts[i]!.shape[0]!, cols: 70, rowStride: 70, colStride: 1 }
-      await device.loadMatrix({ file, offset: 0, dtype: dtypeIndex(dtype), ...shape }, matrix, 0, row)
-    }
+      return { source: { file, offset: 0, dtype: dtypeIndex(dtype), ...shape }, rowOffset }
+    })
     const bytes = (m: typeof whole) => device.readMatrix(m, 0, m.bytes)
-    expect(await bytes(matrix)).toEqual(await bytes(whole))
+    // The panel they share keeps the lanes of the other, whichever comes first.
+    for (const order of [await Promise.all(sources), (await Promise.all(sources)).reverse()]) {
+      const matrix = device.emptyMatrix(dtype, { count: 1, outFeatures: 91, inFeatures: 70 })
+      await device.load(order.map((part) => ({ ...part, matrix, index: 0 })))
+      expect(await bytes(matrix)).toEqual(await bytes(whole))
+    }
   })
 })
