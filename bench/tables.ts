@@ -122,3 +122,13 @@ export function peersTable(reports: readonly PeerReport[]): string {
     ])
   return table(['peer', 'work', 'ours', 'their time', 'our time', 'we are faster by'], rows, [3, 4, 5])
 }
+
+/** What the peers were, as the line under their table. */
+export function peerVersions(reports: readonly PeerReport[]): string {
+  const found = new Map(
+    reports.flatMap(({ versions, rows }) =>
+      Object.entries(versions).filter(([name]) => rows.some(({ peer }) => peer.startsWith(name))),
+    ),
+  )
+  return `Versions: ${[...found].map(([name, version]) => `${name} ${version}`).join('; ')}.`
+}

@@ -5,6 +5,7 @@ import {
   conditions,
   type PeerReport,
   peersTable,
+  peerVersions,
   replaceBetween,
   resultsTable,
   summaryTable,
@@ -97,7 +98,7 @@ describe('tables', () => {
   it('show peers as ratios with their interval', () => {
     const peers: PeerReport = {
       machine: { date: '', commit: '' },
-      versions: {},
+      versions: { 'llama.cpp': '7 (abc)', PyTorch: '1.2' },
       rows: [
         {
           peer: 'llama.cpp',
@@ -114,5 +115,6 @@ describe('tables', () => {
       ],
     }
     expect(peersTable([peers])).toContain('1.50 x [1.40, 1.60]')
+    expect(peerVersions([peers, peers])).toBe('Versions: llama.cpp 7 (abc).') // PyTorch has no row
   })
 })
