@@ -45,7 +45,7 @@ const perSecond = (n: number): string => (n < 1000 ? n.toPrecision(3) : Math.rou
 const gb = (n: number): string => (n / 1e9).toFixed(1)
 
 /** `held against`, in words. */
-function against({ bound, roof, fraction }: Row): string {
+function against({ bound, roof, fraction, note }: Row): string {
   const share = units.percent(fraction)
   switch (bound) {
     case 'memory':
@@ -59,7 +59,7 @@ function against({ bound, roof, fraction }: Row): string {
     case 'idle':
       return `${share} of the quiet speed`
     case 'limit':
-      return `limit ${units.time(roof)}`
+      return [`limit ${units.time(roof)}`, ...(note ? [note] : [])].join('; ')
   }
 }
 
