@@ -45,7 +45,7 @@ const perSecond = (n: number): string => (n < 1000 ? n.toPrecision(3) : Math.rou
 const gb = (n: number): string => (n / 1e9).toFixed(1)
 
 /** `held against`, in words. */
-function against({ bound, roof, fraction }: Row): string {
+function against({ bound, roof, fraction, note }: Row): string {
   const share = units.percent(fraction)
   switch (bound) {
     case 'memory':
@@ -59,7 +59,7 @@ function against({ bound, roof, fraction }: Row): string {
     case 'idle':
       return `${share} of the quiet speed`
     case 'limit':
-      return `limit ${units.time(roof)}`
+      return [`limit ${units.time(roof)}`, ...(note ? [note] : [])].join('; ')
   }
 }
 
@@ -121,4 +121,14 @@ export function peersTable(reports: readonly PeerReport[]): string {
       `${row.speedup.toFixed(2)} x [${row.interval.low.toFixed(2)}, ${row.interval.high.toFixed(2)}]`,
     ])
   return table(['peer', 'work', 'ours', 'their time', 'our time', 'we are faster by'], rows, [3, 4, 5])
+}
+
+/** What the peers were, as the line under their table. */
+export function peerVersions(reports: readonly PeerReport[]): string {
+  const found = new Map(
+    reports.flatMap(({ versions, rows }) =>
+      Object.entries(versions).filter(([name]) => rows.some(({ peer }) => peer.startsWith(name))),
+    ),
+  )
+  return `Versions: ${[...found].map(([name, version]) => `${name} ${version}`).join('; ')}.`
 }

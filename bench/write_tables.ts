@@ -10,6 +10,7 @@ import {
   conditions,
   type PeerReport,
   peersTable,
+  peerVersions,
   replaceBetween,
   resultsTable,
   summaryTable,
@@ -46,7 +47,7 @@ async function main(files: readonly string[]): Promise<void> {
   await rewrite('README.md', { performance: `${summaryTable(reports)}\n\n${conditions(first)}` })
   await rewrite('docs/benchmarks.md', {
     results: details.join('\n\n'),
-    ...(peers.length > 0 && { peers: peersTable(peers) }),
+    ...(peers.length > 0 && { peers: `${peersTable(peers)}\n\n${peerVersions(peers)}` }),
   })
 }
 

@@ -65,6 +65,11 @@ export function peerPairs(setup: PeerSetup, note: (text: string) => void): PeerP
 
 const installed = (modules: string, name: string): boolean => existsSync(join(modules, name, 'package.json'))
 
+/** Prints PyTorch's own version and that of oneDNN, which multiplies its bf16 matrices. */
+const TORCH_VERSIONS = `
+import re, torch
+print(torch.__version__, *('oneDNN ' + v for v in re.findall(r'MKL-DNN (v[0-9.]+)', torch.__config__.show())), sep=', ')`
+
 function importsTorch(python: string): boolean {
   try {
     execFileSync(python, ['-c', 'import torch'], { stdio: 'ignore' })
@@ -165,23 +170,51 @@ function running(command: string, args: readonly string[], request: object): Ret
   return Promise.resolve({ sample: () => child.sample(request), stop: () => child.kill() })
 }
 
-/** torch_moe.py: our own module, in plain PyTorch. */
-function torchPairs({ shape, threads, python }: PeerSetup): PeerPair[] {
-  const script = fileURLToPath(new URL('torch_moe.py', import.meta.url))
+/** Modules of our own: torch_moe.py is the layer, torch_model.py the whole. */
+function torchPairs(setup: PeerSetup): PeerPair[] {
+  const { shape, threads } = setup
   const sizes = [shape.hiddenSize, shape.intermediateSize, shape.numExperts, threads].map(String)
-  return (['bf16', 'f32'] as const).flatMap((dtype) =>
+  const layers = (['bf16', 'f32'] as const).flatMap((dtype) =>
     shape.tokens.map((tokens) => ({
       peer: 'PyTorch',
       work: `moe_layer t=${tokens}`,
       theirWeights: dtype,
       ourWeights: dtype,
-      start: () => running(python!, [script, dtype, ...sizes], { tokens }),
+      start: () => torchProcess(setup, 'torch_moe', [dtype, ...sizes], { tokens, runs: tokens < 64 ? 8 : 2 }),
     })),
   )
+  if (shape.layers === 0) return layers
+  const whole = (['bf16', 'f32'] as const).flatMap((dtype) => torchModelPairs(setup, dtype, 'gathered'))
+  return [...whole, ...torchModelPairs(setup, 'bf16', 'padded'), ...layers]
+}
+
+function torchModelPairs(
+  setup: PeerSetup,
+  dtype: 'bf16' | 'f32',
+  experts: 'gathered' | 'padded',
+): PeerPair[] {
+  const { shape, threads } = setup
+  const args = [dtype, experts, String(threads), JSON.stringify(shape)]
+  const pair = (work: string, request: object): PeerPair => ({
+    peer: experts === 'gathered' ? 'PyTorch' : `PyTorch with ${experts} experts`,
+    work,
+    theirWeights: dtype,
+    ourWeights: dtype,
+    start: () => torchProcess(setup, 'torch_model', args, request),
+  })
+  return [
+    pair('model.decode b=1', { tokens: 1, position: shape.context, runs: DECODE_TOKENS }),
+    ...shape.prompts.map((tokens) => pair(`model.prefill t=${tokens}`, { tokens, position: 0, runs: 1 })),
+  ]
+}
+
+function torchProcess(setup: PeerSetup, script: string, args: readonly string[], request: object) {
+  const file = fileURLToPath(new URL(`${script}.py`, import.meta.url))
+  return running(setup.python!, ['-B', file, ...args], request)
 }
 
 /** Versions of what was found, for the record. */
-export function versionsOf({ modules, llamaBench }: PeerSetup): Record<string, string> {
+export function versionsOf({ modules, llamaBench, python }: PeerSetup): Record<string, string> {
   const versions: Record<string, string> = {}
   for (const name of ['node-llama-cpp', 'onnxruntime-node']) {
     if (!modules || !installed(modules, name)) continue
@@ -191,6 +224,10 @@ export function versionsOf({ modules, llamaBench }: PeerSetup): Record<string, s
   if (llamaBench) {
     const { stdout, stderr } = spawnSync(llamaBench, ['--version'], { encoding: 'utf8' })
     versions['llama.cpp'] = /version: (.*)/.exec(stdout + stderr)?.[1] ?? 'unknown'
+  }
+  if (python && importsTorch(python)) {
+    const about = execFileSync(python, ['-c', TORCH_VERSIONS], { encoding: 'utf8' })
+    versions.PyTorch = about.trim()
   }
   return versions
 }

@@ -1,7 +1,7 @@
 """One OpenMoE mixture-of-experts layer in plain PyTorch: the tokens of each expert gathered, three matrix products, scattered back.
 
-argv: dtype (bf16, f32), hidden_size, intermediate_size, num_experts, threads. Reads {"tokens": T} lines, answers
-{"us": microseconds} lines. Without capacity, as the package's default; weights are random.
+argv: dtype (bf16, f32), hidden_size, intermediate_size, num_experts, threads. Reads {"tokens": T, "runs": N} lines, answers
+{"us": microseconds of one run} lines. Without capacity, as the package's default; weights are random.
 """
 
 import json
@@ -15,44 +15,74 @@ TOP_K = 2
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 
 
-class MoeLayer(torch.nn.Module):
-    def __init__(self, hidden, intermediate, experts, dtype):
-        super().__init__()
+def random_weights(dtype):
+    """Makes matrices [..., out, in], uniform with variance 1 / in."""
 
-        def weights(*shape):
-            # uniform with variance 1 / in_features
-            return torch.nn.Parameter(((torch.rand(*shape) * 2 - 1) * (3 / shape[-1]) ** 0.5).to(dtype))
+    def make(*shape, dtype=dtype):
+        bound = (3 / shape[-1]) ** 0.5
+        return torch.empty(*shape, dtype=dtype).uniform_(-bound, bound)
 
-        self.router = weights(experts, hidden).float()
-        self.gate_up = torch.nn.ParameterList(weights(3 * intermediate, hidden) for _ in range(experts))
-        self.down = torch.nn.ParameterList(weights(hidden, intermediate) for _ in range(experts))
+    return make
 
-    def forward(self, x):
+
+def linear(x, w):
+    """x w^T. PyTorch makes a slow product of matrices of a single row in f32; in bf16 it is the fast way."""
+    if x.shape[0] == 1 and x.dtype == torch.float32:
+        return torch.mv(w, x[0]).unsqueeze(0)
+    return F.linear(x, w)
+
+
+class Mlp:
+    def __init__(self, hidden, intermediate, weights):
+        self.gate_up = weights(3 * intermediate, hidden)
+        self.down = weights(hidden, intermediate)
+
+    def __call__(self, x):
+        a, b, up = linear(x, self.gate_up).chunk(3, dim=-1)
+        return linear(a * F.silu(b) * up, self.down)
+
+
+class MoeLayer:
+    def __init__(self, hidden, intermediate, experts, weights):
+        self.router = weights(experts, hidden, dtype=torch.float32)
+        self.experts = [Mlp(hidden, intermediate, weights) for _ in range(experts)]
+
+    def __call__(self, x):
         probabilities = F.softmax(F.linear(x.float(), self.router), dim=-1)  # in f32 always
         weights, ids = probabilities.topk(TOP_K, dim=-1)
+        order = ids.flatten().argsort()
+        counts = torch.bincount(ids.flatten(), minlength=len(self.experts)).tolist()
+        weights = weights.flatten()[order].to(x.dtype).unsqueeze(1)
         out = torch.zeros_like(x)
-        for expert in ids.unique().tolist():
-            tokens, choice = (ids == expert).nonzero(as_tuple=True)
-            a, b, up = F.linear(x[tokens], self.gate_up[expert]).chunk(3, dim=-1)
-            y = F.linear(a * F.silu(b) * up, self.down[expert])
-            out.index_add_(0, tokens, y * weights[tokens, choice].to(x.dtype).unsqueeze(1))
+        for expert, tokens, weight in zip(self.experts, (order // TOP_K).split(counts), weights.split(counts)):
+            if len(tokens) > 0:
+                out.index_add_(0, tokens, expert(x[tokens]) * weight)
         return out
+
+
+def serve(run):
+    """Answers each request with the mean time of `run(**request)`'s calls; it returns a list of them."""
+    for line in sys.stdin:
+        calls = run(**json.loads(line))
+        start = time.perf_counter()
+        for call in calls:
+            call()
+        print(json.dumps({"us": (time.perf_counter() - start) * 1e6 / len(calls)}), flush=True)
 
 
 def main():
     dtype = DTYPES[sys.argv[1]]
     hidden, intermediate, experts, threads = map(int, sys.argv[2:6])
     torch.set_num_threads(threads)
+    layer = MoeLayer(hidden, intermediate, experts, random_weights(dtype))
+
+    def run(tokens, runs):
+        inputs = [torch.randn(tokens, hidden).to(dtype) for _ in range(runs)]
+        return [lambda x=x: layer(x) for x in inputs]
+
+    serve(run)
+
+
+if __name__ == "__main__":
     with torch.inference_mode():
-        layer = MoeLayer(hidden, intermediate, experts, dtype)
-        for line in sys.stdin:
-            tokens = json.loads(line)["tokens"]
-            runs = 8 if tokens < 64 else 2
-            inputs = [torch.randn(tokens, hidden).to(dtype) for _ in range(runs)]
-            start = time.perf_counter()
-            for x in inputs:
-                layer(x)
-            print(json.dumps({"us": (time.perf_counter() - start) * 1e6 / runs}), flush=True)
-
-
-main()
+        main()

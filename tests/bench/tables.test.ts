@@ -5,6 +5,7 @@ import {
   conditions,
   type PeerReport,
   peersTable,
+  peerVersions,
   replaceBetween,
   resultsTable,
   summaryTable,
@@ -69,16 +70,16 @@ describe('tables', () => {
   const rows = [
     row('model.decode b=1', { tokensPerSecond: 50 }),
     row('linear down t=8'),
-    row('node.event_loop', { bound: 'limit', roof: 2000, medianUs: 1500, fraction: 4 / 3 }),
+    row('node.event_loop', { bound: 'limit', roof: 2000, medianUs: 1500, note: 'idle 1.10 ms' }),
   ]
 
   it('show every row with what it is held against', () => {
     const lines = resultsTable(report(rows)).split('\n')
     expect(lines).toHaveLength(5)
     expect(lines[2]).toMatch(
-      /^\| model\.decode b=1 +\| base bf16 \| 20\.0 ms \| .* 50\.0 \| 75% of 40\.0 GB\/s \|$/,
+      /^\| model\.decode b=1 +\| base bf16 \| 20\.0 ms \| .* 50\.0 \| 75% of 40\.0 GB\/s +\|$/,
     )
-    expect(lines[4]).toContain('limit 2000 us')
+    expect(lines[4]).toContain('limit 2000 us; idle 1.10 ms')
   })
 
   it('show in the README what readers ask for first', () => {
@@ -97,7 +98,7 @@ describe('tables', () => {
   it('show peers as ratios with their interval', () => {
     const peers: PeerReport = {
       machine: { date: '', commit: '' },
-      versions: {},
+      versions: { 'llama.cpp': '7 (abc)', PyTorch: '1.2' },
       rows: [
         {
           peer: 'llama.cpp',
@@ -114,5 +115,6 @@ describe('tables', () => {
       ],
     }
     expect(peersTable([peers])).toContain('1.50 x [1.40, 1.60]')
+    expect(peerVersions([peers, peers])).toBe('Versions: llama.cpp 7 (abc).') // PyTorch has no row
   })
 })
