@@ -21,7 +21,7 @@ namespace openmoe {
 
 namespace {
 
-constexpr int64_t kTileBytes = 1 << 20;      // of each thread
+constexpr int64_t kTileBytes = 512 << 10;    // of each thread; half of an L2 cache
 constexpr int64_t kPackedBytes = 256 << 10;  // of a tile of an [out, in] source; with its panels it stays in L2
 constexpr int64_t kWideRows = 4096;          // of a tile of an [in, out] source; leaves room for a group of k
 constexpr int64_t kMaxStride = 64;           // beyond it, what lies between two numbers is not read along with them
