@@ -12,9 +12,10 @@ namespace openmoe {
 
 inline constexpr size_t kLargePage = size_t{2} << 20;
 
-// Lets the system zero the large pages of [begin, end) now, each from its lowest address up. Left to the first write,
-// which comes at the lowest address, Linux zeroes a page downwards and ends there: that takes twice as long, and what
-// is written next is out of the cache again. Changes no content.
+// Has the system make the large pages of [begin, end) now, each touched at its highest address. Reading a file of 0.73
+// GB into pages touched there took 62 ms on two cores of Zen 4, into pages first touched by the read itself 74 ms. Why
+// was not measured apart; Linux zeroes a large page so that it ends at the address that was touched. Changes no
+// content.
 void touch_large_pages(const std::byte* begin, const std::byte* end);
 
 class CpuMemory {
