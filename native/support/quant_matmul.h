@@ -102,13 +102,13 @@ struct QuantPanel {
   const std::byte* next;  // the panel that follows in this thread's stream, or null
 };
 
-// Into [num_rows][32] sums. One or a few rows read the panel as a stream, which hardware fetches best alone; beside
-// more, the next block is fetched.
+// Into [num_rows][32] sums. Meanwhile the next block is fetched. Only one or a few rows of int4 read the panel as a
+// stream, which hardware fetches as well alone.
 template <class Group>
 void run_quant_panel(const QuantRows& rows, const QuantPanel& p, float* sums) {
   std::fill_n(sums, p.num_rows * kPanel, 0.0f);
   const int64_t tiles = (p.num_rows + kQuantRows - 1) / kQuantRows;
-  const bool stream = p.num_rows <= kStreamRows && kQuantVectors * kLanes == kPanel;
+  const bool stream = Group::kQuads > 1 && p.num_rows <= kStreamRows && kQuantVectors * kLanes == kPanel;
   for (int64_t b = 0; b < rows.blocks; ++b) {
     const int64_t g = b * Group::kBlock;
     const std::byte* group = p.packed + g * Group::kBytes;
