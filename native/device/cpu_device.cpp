@@ -73,16 +73,21 @@ int default_threads() {
   return cpus;
 }
 
+// An empty tensor may have no address, which memcpy does not take even for nothing.
+void copy_bytes(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
 class CpuDevice : public Device {
  public:
   CpuDevice(Isa isa, int num_threads) : isa_(isa), cpu_(num_threads) {}
 
   std::shared_ptr<Buffer> allocate(size_t bytes) override { return memory_.allocate(bytes); }
   void write(Buffer& to, size_t offset, const void* from, size_t bytes) override {
-    std::memcpy(static_cast<std::byte*>(to.data()) + offset, from, bytes);
+    copy_bytes(static_cast<std::byte*>(to.data()) + offset, from, bytes);
   }
   void read(const Buffer& from, size_t offset, void* to, size_t bytes) override {
-    std::memcpy(to, static_cast<const std::byte*>(from.data()) + offset, bytes);
+    copy_bytes(to, static_cast<const std::byte*>(from.data()) + offset, bytes);
   }
   size_t matrix_bytes(const MatrixShape& m) const override {
     return panel_matrix_bytes(m.dtype, m.count, m.out_features, m.in_features);
@@ -98,11 +103,11 @@ class CpuDevice : public Device {
   }
   void pack_matrix(const float* from, const MatrixTarget& target) override { openmoe::pack_matrix(cpu_, from, target); }
   void read_arena(size_t offset, void* to, size_t bytes) override {
-    std::memcpy(to, static_cast<std::byte*>(arena_->data()) + offset, bytes);
+    copy_bytes(to, static_cast<std::byte*>(arena_->data()) + offset, bytes);
   }
   void write_arena(const Program& program, size_t offset, const void* from, size_t bytes) override {
     reserve(program.arena_bytes);
-    std::memcpy(static_cast<std::byte*>(arena_->data()) + offset, from, bytes);
+    copy_bytes(static_cast<std::byte*>(arena_->data()) + offset, from, bytes);
   }
 
   void run(const Program& program, const RunOptions& options) override {
