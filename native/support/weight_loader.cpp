@@ -95,7 +95,7 @@ class Loader {
   }
   void add_copy(const InputFile& file, uint64_t offset, std::byte* to, size_t bytes);
   void add_panels(const MatrixSource& source, const MatrixTarget& target);
-  void add_spread_panels(const InputFile& file, const MatrixSource& source, const MatrixTarget& target);
+  void add_spread_panels(const InputFile& file, const MatrixSource& source, const MatrixTarget& target, int64_t panels);
   template <class F>
   void add_tiles(const MatrixSource& source, TileShape shape, int64_t row_offset, F&& add);
   void run(std::span<const Job> group, std::byte* buffer) const;
@@ -172,11 +172,11 @@ void Loader::add_rows(const MatrixSource& s, std::byte* to, DType dtype) {
   });
 }
 
-// Panels that lie side by side in the file and apart in memory; all of them are whole.
-void Loader::add_spread_panels(const InputFile& file, const MatrixSource& s, const MatrixTarget& t) {
+// The first `panels` of a source, which lie side by side in the file and apart in memory.
+void Loader::add_spread_panels(const InputFile& file, const MatrixSource& s, const MatrixTarget& t, int64_t panels) {
   const auto bytes = static_cast<int64_t>(panel_bytes(t.dtype, t.in_features));
   auto* matrix = static_cast<std::byte*>(t.buffer->data()) + t.index * num_panels(t.out_features) * bytes;
-  const int64_t to = t.row_offset / kPanel, panels = s.rows / kPanel, step = std::max<int64_t>(1, kTileBytes / bytes);
+  const int64_t to = t.row_offset / kPanel, step = std::max<int64_t>(1, kTileBytes / bytes);
   for (int64_t first = 0; first < panels; first += step) {
     const int64_t end = std::min(first + step, panels);
     const Places places = places_of(t, to + first, to + end);
@@ -198,24 +198,27 @@ void Loader::add_panels(const MatrixSource& s, const MatrixTarget& t) {
   if (panels * bytes == 0) return;
   const InputFile& file =
       open(s.path, static_cast<double>(s.offset) + static_cast<double>(panels) * static_cast<double>(bytes));
+  auto* matrix = static_cast<std::byte*>(t.buffer->data()) + t.index * num_panels(t.out_features) * bytes;
   const int lane = static_cast<int>(t.row_offset % kPanel);
-  std::byte* to = static_cast<std::byte*>(t.buffer->data()) +
-                  (t.index * num_panels(t.out_features) + t.row_offset / kPanel) * bytes;
-  const int64_t whole = lane == 0 ? s.rows / kPanel : 0;
+  const int64_t first = t.row_offset / kPanel, whole = lane == 0 ? s.rows / kPanel : 0;
   if (is_interleaved(t.layout, t.out_features))
-    add_spread_panels(file, s, t);
+    add_spread_panels(file, s, t, whole);
   else
-    add_copy(file, s.offset, to, static_cast<size_t>(whole * bytes));
+    add_copy(file, s.offset, matrix + first * bytes, static_cast<size_t>(whole * bytes));
   for (int64_t p = whole; p < panels; ++p) {
     const int lanes = static_cast<int>(std::min<int64_t>(kPanel, s.rows - p * kPanel));
     const int here = std::min(lanes, kPanel - lane);
-    std::byte* panel = to + p * bytes;
-    jobs_.push_back({panel, panel + (lanes > here ? 2 : 1) * bytes, [=, &file, &s](std::byte*) {
+    const int64_t end = first + p + (lanes > here ? 2 : 1);
+    const Places places = places_of(t, first + p, end);
+    jobs_.push_back({matrix + places.first * bytes, matrix + places.end * bytes, [=, &file, &s, &t](std::byte*) {
                        std::vector<std::byte> read(bytes);
                        file.read(read.data(), s.offset + p * bytes, bytes);
-                       copy_lanes(s.dtype, num_groups(s.cols), read.data(), {0, here, lane}, panel);
-                       if (lanes > here)
-                         copy_lanes(s.dtype, num_groups(s.cols), read.data(), {here, lanes - here, 0}, panel + bytes);
+                       const auto copy = [&](LaneCopy lanes_of, int64_t panel) {
+                         copy_lanes(s.dtype, num_groups(s.cols), read.data(), lanes_of,
+                                    matrix + panel_place(t, panel) * bytes);
+                       };
+                       copy({0, here, lane}, first + p);
+                       if (lanes > here) copy({here, lanes - here, 0}, first + p + 1);
                      }});
   }
 }

@@ -100,23 +100,37 @@ describe.each(['int8', 'int4'] as const)('%s weights', (dtype) => {
     }
   })
 
-  it('are copied from panels, also into the middle of one', async () => {
-    const device = await opened
-    const parts = [randomTensor(4, [41, 70]), randomTensor(5, [50, 70])]
-    const both = tensor(Float32Array.from([...parts[0]!.data, ...parts[1]!.data]), [91, 70])
-    const whole = await device.matrix(both, dtype)
-    const sources = [0, 41].map(async (rowOffset, i) => {
-      const packed = await device.matrix(parts[i]!, dtype)
-      const file = write(`panels-${i}`, await device.readMatrix(packed, 0, packed.bytes))
-      const shape = { rows: parts[i]!.shape[0]!, cols: 70, rowStride: 70, colStride: 1 }
-      return { source: { file, offset: 0, dtype: dtypeIndex(dtype), ...shape }, rowOffset }
-    })
-    const bytes = (m: typeof whole) => device.readMatrix(m, 0, m.bytes)
-    // The panel they share keeps the lanes of the other, whichever comes first.
-    for (const order of [await Promise.all(sources), (await Promise.all(sources)).reverse()]) {
-      const matrix = device.emptyMatrix(dtype, { count: 1, outFeatures: 91, inFeatures: 70 })
-      await device.load(order.map((part) => ({ ...part, matrix, index: 0 })))
-      expect(await bytes(matrix)).toEqual(await bytes(whole))
-    }
-  })
+  // 96 rows of gate_up are three parts of a whole panel each, 91 of anything lie in their order.
+  it.each([
+    [41, 50, 'rows'],
+    [41, 55, 'gate_up'],
+    [64, 32, 'gate_up'],
+    [70, 122, 'gate_up'],
+  ] as const)(
+    'are copied from panels of %i and %i rows of %s, also into the middle of one',
+    async (...given) => {
+      const device = await opened
+      const [rowsBefore, rowsAfter, layout] = given
+      const parts = [randomTensor(4, [rowsBefore, 70]), randomTensor(5, [rowsAfter, 70])]
+      const outFeatures = rowsBefore + rowsAfter
+      const both = tensor(Float32Array.from([...parts[0]!.data, ...parts[1]!.data]), [outFeatures, 70])
+      const whole = await device.matrix(both, dtype, { layout })
+      const sources = [0, rowsBefore].map(async (rowOffset, i) => {
+        const packed = await device.matrix(parts[i]!, dtype)
+        const file = write(
+          `panels-${outFeatures}-${rowsBefore}-${i}`,
+          await device.readMatrix(packed, 0, packed.bytes),
+        )
+        const shape = { rows: parts[i]!.shape[0]!, cols: 70, rowStride: 70, colStride: 1 }
+        return { source: { file, offset: 0, dtype: dtypeIndex(dtype), ...shape }, rowOffset }
+      })
+      const bytes = (m: typeof whole) => device.readMatrix(m, 0, m.bytes)
+      // The panel they share keeps the lanes of the other, whichever comes first.
+      for (const order of [await Promise.all(sources), (await Promise.all(sources)).reverse()]) {
+        const matrix = device.emptyMatrix(dtype, { count: 1, outFeatures, inFeatures: 70, layout })
+        await device.load(order.map((part) => ({ ...part, matrix, index: 0 })))
+        expect(await bytes(matrix)).toEqual(await bytes(whole))
+      }
+    },
+  )
 })
