@@ -14,41 +14,40 @@ namespace openmoe::OPENMOE_ISA {
 
 namespace {
 
-// What each thread has found, by row; a thread's part starts at a cache line of its own.
+// What a thread has found of a row.
+struct Finding {
+  Key best = kNoKey;
+  bool poisoned = false;  // a product was NaN or +infinity
+};
+
 class Findings {
  public:
   Findings(int64_t num_rows, Cpu& cpu)
-      : threads_(cpu.num_threads()), keys_((num_rows + 7) / 8 * 8), poisons_(spread_stride(num_rows * kLanes)) {
-    best_ = cpu.workspace<Key>(threads_ * (keys_ + poisons_ / 2));
-    poison_ = reinterpret_cast<float*>(best_ + threads_ * keys_);
-    std::fill_n(best_, threads_ * keys_, kNoKey);
-    std::fill_n(poison_, threads_ * poisons_, 0.0f);
+      : threads_(cpu.num_threads()), stride_((num_rows + 3) / 4 * 4), findings_(cpu.workspace<Finding>(threads_ * stride_)) {
+    std::fill_n(findings_, threads_ * stride_, Finding{});
   }
 
   // Products of a row with the ids from `first` on.
   void note(int thread, int64_t row, int64_t first, const float* products, int64_t n) {
-    float* poison = poison_ + thread * poisons_ + row * kLanes;
-    store(poison, add(load(poison), poison_of(products, n)));
-    Key& best = best_[thread * keys_ + row];
+    Finding& f = findings_[thread * stride_ + row];
+    if (all_below(products, n, score_of(f.best))) return;  // never true of the first: kNoKey has NaN for a score
+    f.poisoned |= any_nan(poison_of(products, n));
     const float largest = reduce_max(max_of(products, n));
-    if (largest < score_of(best)) return;  // never true of the first: no key has a score that is no number
-    best = std::min(best, key_of(largest, first + (std::find(products, products + n, largest) - products)));
+    f.best = std::min(f.best, key_of(largest, first + (std::find(products, products + n, largest) - products)));
   }
 
   int32_t token(int64_t row) const {
-    Key best = kNoKey;
-    float poison = 0;
+    Finding all;
     for (int64_t thread = 0; thread < threads_; ++thread) {
-      best = std::min(best, best_[thread * keys_ + row]);
-      poison += reduce_add(load(poison_ + thread * poisons_ + row * kLanes));
+      const Finding& f = findings_[thread * stride_ + row];
+      all = {.best = std::min(all.best, f.best), .poisoned = all.poisoned || f.poisoned};
     }
-    return poison == 0 && score_of(best) > -kInfinity ? id_of(best) : -1;
+    return !all.poisoned && score_of(all.best) > -kInfinity ? id_of(all.best) : -1;
   }
 
  private:
-  int64_t threads_, keys_, poisons_;  // per thread
-  Key* best_;
-  float* poison_;  // [row][lane], NaN once a product was NaN or +infinity
+  int64_t threads_, stride_;  // four findings are a cache line: no two threads share one
+  Finding* findings_;         // [thread][row]
 };
 
 }  // namespace

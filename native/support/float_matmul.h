@@ -14,15 +14,16 @@
 
 namespace openmoe::OPENMOE_ISA {
 
-// One or a few rows read a panel as a stream, which hardware fetches best alone. With more, arithmetic takes its time
-// and the stream pauses: then weights are worked on in blocks of k, and meanwhile the next block is fetched. Blocks
-// have 8 KiB where one tile passes by; where several do, 64 KiB, which wait in L2, or 16 KiB in L1 where tiles are
-// small and come back to them often.
-inline constexpr int64_t kStreamRows = 4, kTileWords = 64, kBlockWords = OPENMOE_ISA_LEVEL >= 2 ? 512 : 128;
+// Up to kStreamRows pass a panel once, as a stream. A few of them do not hold it up, and hardware fetches it best
+// alone; with more, arithmetic takes its time and weights are asked for ahead. More rows yet are several tiles: they
+// work on blocks of k, 64 KiB, which wait in L2, or 16 KiB in L1 where tiles are small and come back often, and
+// meanwhile the next block is fetched.
+inline constexpr int64_t kStreamRows = OPENMOE_ISA_LEVEL >= 2 ? kTileRows : 4, kFewRowsToStream = 6;
+inline constexpr int64_t kBlockWords = OPENMOE_ISA_LEVEL >= 2 ? 512 : 128;
 // Widening bf16 inside the largest tile needs more than 16 registers. There, tiles of two rows widen as they go, up to
 // kDirectRows; with more rows a block is widened once for all of them, to 16 KiB in L1.
 inline constexpr bool kWidenBlocks = OPENMOE_ISA_LEVEL < 2;
-inline constexpr int64_t kDirectRows = OPENMOE_ISA_LEVEL == 1 ? 8 : 3, kWideK = 128;
+inline constexpr int64_t kDirectRows = OPENMOE_ISA_LEVEL == 1 ? 8 : 3, kDirectWords = 64, kWideK = 128;
 
 // Rows of x times one panel, or its next `num_k`.
 template <class X>
@@ -40,7 +41,6 @@ template <class W, int TileRows = kTileRows>
 void run_tiles(const PanelRows<typename W::X>& m) {
   const int64_t tiles = (m.rows + TileRows - 1) / TileRows, tile_rows = m.rows / tiles, longer = m.rows % tiles;
   const int64_t words = (m.num_k + W::kPerWord - 1) / W::kPerWord;
-  const Prefetch nothing{reinterpret_cast<const std::byte*>(m.word), 0};
   const int64_t step = tiles == 1 ? kWordBytes / 2 : kWordBytes / 4;  // two tiles fetch half each
   for (int c = 0; c < kPanel; c += kTileVectors * kLanes) {
     Tile<typename W::X> t{.x = m.x,
@@ -48,15 +48,25 @@ void run_tiles(const PanelRows<typename W::X>& m) {
                           .word = m.word + c,
                           .sums = m.sums + c,
                           .num_k = m.num_k,
-                          .prefetch = nothing,
                           .resume = m.resume};
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t rows = tile_rows + (i < longer);
-      t.prefetch = m.next && c == 0 && i < 2 ? Prefetch{m.next + i * words * 2 * step, step} : nothing;
-      run_tile_of<W>(rows, t);
+      if (m.next && c == 0 && i < 2)
+        run_tile_of<W>(rows, t, PrefetchOther{m.next + i * words * 2 * step, step});
+      else
+        run_tile_of<W>(rows, t);
       t.x += rows * m.x_stride, t.sums += rows * kPanel;
     }
   }
+}
+
+template <class W>
+void run_stream(PanelRows<typename W::X> m) {
+  m.next = nullptr;
+  if (m.rows <= kFewRowsToStream || OPENMOE_ISA_LEVEL < 2) return run_tiles<W>(m);
+  run_tile_of<W>(m.rows,
+                 {.x = m.x, .x_stride = m.x_stride, .word = m.word, .sums = m.sums, .num_k = m.num_k, .resume = false},
+                 PrefetchAhead{reinterpret_cast<const std::byte*>(m.word)});
 }
 
 inline void widen_words(const uint32_t* from, int64_t words, float* to) {
@@ -74,12 +84,9 @@ inline void widen_words(const uint32_t* from, int64_t words, float* to) {
 template <class W>
 void run_panel(PanelRows<typename W::X> m) {
   constexpr bool kWiden = kWidenBlocks && std::is_same_v<W, Bf16Weights>;
-  if (m.rows <= kStreamRows && !kWiden) {
-    m.next = nullptr;
-    return run_tiles<W>(m);
-  }
+  if (m.rows <= kStreamRows && !kWiden) return run_stream<W>(m);
   const bool wide = kWiden && m.rows > kDirectRows;
-  const int64_t words = kWiden || m.rows <= kTileRows ? kTileWords : kBlockWords;
+  const int64_t words = kWiden ? kDirectWords : kBlockWords;
   const int64_t end = m.num_k, block = wide ? kWideK : words * W::kPerWord;
   const std::byte* next_panel = m.next;
   for (int64_t k = 0; k == 0 || k < end; k += block) {

@@ -35,7 +35,7 @@ class PanelProduct {
     const std::byte* follows = next < 0 ? nullptr : item.weight + next * panel_bytes_;
     if (is_quantised(m_.weight_dtype)) {
 #if OPENMOE_ISA_LEVEL >= 1
-      const QuantPanel p{.first_row = item.first_row, .num_rows = item.rows, .packed = packed, .next = follows};
+      const QuantPanel p{.first_row = item.first_row, .num_rows = item.rows, .packed = packed};
       return m_.weight_dtype == DType::int8 ? run_quant_panel<Int8Group>(quantised_, p, sums)
                                             : run_quant_panel<Int4Group>(quantised_, p, sums);
 #else

@@ -81,22 +81,38 @@ struct Bf16Weights {
   }
 };
 
-// What to fetch into L2 meanwhile, `step` bytes at a time: a cache line or half of one.
-struct Prefetch {
+// What a tile fetches while it multiplies: one() for half a word's bytes, two() for all of them.
+
+// For tiles whose weights come by themselves: asking would take longer than the products of a few rows.
+struct NoPrefetch {
+  void one() {}
+  void two() {}
+};
+
+// The lines of the tile's own stream, from memory into L2 first, then into L1. The hardware alone does not look far
+// enough ahead where the stream pauses for arithmetic.
+struct PrefetchAhead {
+  static constexpr int64_t kToL2 = 8 << 10, kToL1 = 2 << 10;
+  const std::byte* line;
+
+  void one() {
+    __builtin_prefetch(line + kToL2, 0, 2);
+    __builtin_prefetch(line + kToL1, 0, 3);
+    line += 64;
+  }
+  void two() { one(), one(); }
+};
+
+// Something else, into L2, `step` bytes at a time: a cache line or half of one.
+struct PrefetchOther {
   const std::byte* from;
-  int64_t step;  // 0: nothing is fetched
+  int64_t step;
 
   void one() {
     __builtin_prefetch(from, 0, 2);
     from += step;
   }
   void two() { one(), one(); }
-};
-
-// For tiles that fetch nothing: asking at every word would take longer than the products of a few rows.
-struct NoPrefetch {
-  void one() {}
-  void two() {}
 };
 
 // One tile over one block of k.
@@ -107,8 +123,7 @@ struct Tile {
   const uint32_t* word;
   float* sums;  // rows of 32 columns
   int64_t num_k;
-  Prefetch prefetch;  // for every word
-  bool resume;        // the chains go on from `sums`
+  bool resume;  // the chains go on from `sums`
 };
 
 template <int Rows, class W, class Fetch>
@@ -139,12 +154,12 @@ void run_tile(const Tile<typename W::X>& t, Fetch fetch) {
     for (int v = 0; v < kTileVectors; ++v) store(t.sums + r * kPanel + v * kLanes, sum[r][v]);
 }
 
-template <class W, int Rows = kTileRows>
-void run_tile_of(int64_t rows, const Tile<typename W::X>& t) {
+template <class W, int Rows = kTileRows, class Fetch = NoPrefetch>
+void run_tile_of(int64_t rows, const Tile<typename W::X>& t, Fetch fetch = {}) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return run_tile_of<W, Rows - 1>(rows, t);
+    if (rows < Rows) return run_tile_of<W, Rows - 1>(rows, t, fetch);
   }
-  t.prefetch.step > 0 ? run_tile<Rows, W>(t, t.prefetch) : run_tile<Rows, W>(t, NoPrefetch{});
+  run_tile<Rows, W>(t, fetch);
 }
 
 }  // namespace openmoe::OPENMOE_ISA

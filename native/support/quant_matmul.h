@@ -99,35 +99,35 @@ inline QuantRows quantise_rows(const Matmul& m, Cpu& cpu) {
 struct QuantPanel {
   int64_t first_row, num_rows;
   const std::byte* packed;
-  const std::byte* next;  // the panel that follows in this thread's stream, or null
 };
 
-// Into [num_rows][32] sums. Meanwhile the next block is fetched. Only one or a few rows of int4 read the panel as a
-// stream, which hardware fetches as well alone.
+// Into [num_rows][32] sums. The first tile asks for what follows in the stream; only one or a few rows of int4 do not
+// hold it up, so that hardware fetches it as well alone.
 template <class Group>
 void run_quant_panel(const QuantRows& rows, const QuantPanel& p, float* sums) {
   std::fill_n(sums, p.num_rows * kPanel, 0.0f);
   const int64_t tiles = (p.num_rows + kQuantRows - 1) / kQuantRows;
-  const bool stream = Group::kQuads > 1 && p.num_rows <= kStreamRows && kQuantVectors * kLanes == kPanel;
+  const bool asks = Group::kQuads == 1 || p.num_rows > kFewRowsToStream || kQuantVectors * kLanes < kPanel;
   for (int64_t b = 0; b < rows.blocks; ++b) {
     const int64_t g = b * Group::kBlock;
     const std::byte* group = p.packed + g * Group::kBytes;
-    const std::byte* next = b + 1 < rows.blocks ? group + Group::kBlock * Group::kBytes : p.next;
     for (int c = 0; c < kPanel; c += kQuantVectors * kLanes)
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t first = p.num_rows * i / tiles, end = p.num_rows * (i + 1) / tiles, row = p.first_row + first;
-        const bool fetches = next && !stream && i == 0 && c == 0;
-        run_quant_tile_of<Group>(end - first, {.x = rows.x + row * rows.stride + g * kGroupWords,
-                                               .x_stride = rows.stride,
-                                               .scale = rows.scale + row * rows.blocks + b,
-                                               .offset = rows.offset + row * rows.groups + g,
-                                               .scale_stride = rows.blocks,
-                                               .offset_stride = rows.groups,
-                                               .group = group,
-                                               .column = c,
-                                               .sums = sums + first * kPanel,
-                                               .num_groups = std::min(Group::kBlock, rows.groups - g),
-                                               .prefetch = fetches ? Prefetch{next, 64} : Prefetch{group, 0}});
+        const QuantTile tile{.x = rows.x + row * rows.stride + g * kGroupWords,
+                             .x_stride = rows.stride,
+                             .scale = rows.scale + row * rows.blocks + b,
+                             .offset = rows.offset + row * rows.groups + g,
+                             .scale_stride = rows.blocks,
+                             .offset_stride = rows.groups,
+                             .group = group,
+                             .column = c,
+                             .sums = sums + first * kPanel,
+                             .num_groups = std::min(Group::kBlock, rows.groups - g)};
+        if (asks && i == 0 && c == 0)
+          run_quant_tile_of<Group>(end - first, tile, PrefetchAhead{group});
+        else
+          run_quant_tile_of<Group>(end - first, tile);
       }
   }
 }

@@ -65,7 +65,6 @@ struct QuantTile {
   int column;
   float* sums;  // rows of 32 columns, added to
   int64_t num_groups;
-  Prefetch prefetch;  // for every word
 };
 
 template <int Rows>
@@ -122,12 +121,12 @@ void run_quant_tile(const QuantTile& t, Fetch fetch) {
     }
 }
 
-template <class Group, int Rows = kQuantRows>
-void run_quant_tile_of(int64_t rows, const QuantTile& t) {
+template <class Group, int Rows = kQuantRows, class Fetch = NoPrefetch>
+void run_quant_tile_of(int64_t rows, const QuantTile& t, Fetch fetch = {}) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return run_quant_tile_of<Group, Rows - 1>(rows, t);
+    if (rows < Rows) return run_quant_tile_of<Group, Rows - 1>(rows, t, fetch);
   }
-  t.prefetch.step > 0 ? run_quant_tile<Rows, Group>(t, t.prefetch) : run_quant_tile<Rows, Group>(t, NoPrefetch{});
+  run_quant_tile<Rows, Group>(t, fetch);
 }
 
 #endif

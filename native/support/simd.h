@@ -46,6 +46,7 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }  // a *
 inline float reduce_add(Vec v) { return _mm512_reduce_add_ps(v); }
 inline float reduce_max(Vec v) { return _mm512_reduce_max_ps(v); }
 inline bool any_nan(Vec v) { return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q) != 0; }
+inline bool all_below(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ) == 0; }  // NaN is below nothing
 inline Vec round_even(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // x * 2^n for integral n in [-126, 127]
 inline Vec scale(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
@@ -94,6 +95,7 @@ inline float reduce_max(Vec v) {
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 inline bool any_nan(Vec v) { return _mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)) != 0; }
+inline bool all_below(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLT_UQ)) == 0; }
 inline Vec round_even(Vec v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Vec scale(Vec x, Vec n) {
   return mul(
@@ -142,6 +144,7 @@ inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline float reduce_add(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 inline float reduce_max(Vec v) { return std::fmax(std::fmax(v[0], v[2]), std::fmax(v[1], v[3])); }
 inline bool any_nan(Vec v) { return reduce_add(v != v ? set1(1.0f) : zero()) > 0; }
+inline bool all_below(Vec a, Vec b) { return reduce_add(a < b ? zero() : set1(1.0f)) == 0; }
 inline Vec round_even(Vec v) {
   const Vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it leaves no bits for a fraction
   return v + magic - magic;

@@ -56,6 +56,13 @@ inline Vec max_of(const float* scores, int64_t n) {
   return largest;
 }
 
+// Whether all of n scores are below `limit`. NaN is below nothing.
+inline bool all_below(const float* scores, int64_t n, float limit) {
+  bool below = true;
+  for_vectors(n, [&](int64_t i, auto lanes) { below &= all_below(load_scores(scores + i, lanes), set1(limit)); });
+  return below;
+}
+
 // NaN in some lane when one of n scores is NaN or +infinity, else zero.
 inline Vec poison_of(const float* scores, int64_t n) {
   Vec poison = zero();
