@@ -6,9 +6,9 @@ import { formatShape, quoteName, type CheckpointIndex, type TensorEntry } from '
 
 export type PanelDtype = 'INT8' | 'INT4'
 
-/** Output features of a panel; neighbouring inputs that share a scale. */
+/** Output features of a panel. */
 export const PANEL = 32
-const GROUP = 32
+const GROUP = { INT8: 128, INT4: 32 } as const // neighbouring inputs that share a scale
 const SCALE_BYTES = 2
 const SUFFIXES = { INT8: '.int8_panels', INT4: '.int4_panels' } as const
 const WEIGHT_BITS = { INT8: 8, INT4: 4 } as const
@@ -17,10 +17,10 @@ export const isPanelDtype = (dtype: string): dtype is PanelDtype => dtype === 'I
 
 export const panelTensorName = (name: string, dtype: PanelDtype): string => name + SUFFIXES[dtype]
 
-/** Bytes of one panel: per group of 32 inputs, 32 scales and 32 x 32 weights. */
+/** Bytes of one panel: per group of inputs 32 scales, and 32 weights an input. */
 export function panelBytes(dtype: PanelDtype, inFeatures: number): number {
-  const group = PANEL * (SCALE_BYTES + (GROUP * WEIGHT_BITS[dtype]) / 8)
-  return Math.ceil(inFeatures / GROUP) * group
+  const group = PANEL * (SCALE_BYTES + (GROUP[dtype] * WEIGHT_BITS[dtype]) / 8)
+  return Math.ceil(inFeatures / GROUP[dtype]) * group
 }
 
 export const panelShape = (dtype: PanelDtype, rows: number, cols: number): [number, number] => [

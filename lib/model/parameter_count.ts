@@ -50,8 +50,8 @@ export interface DtypeMemory {
   kvCachePerToken: { f32: number; bf16: number } // bytes per token of context, all layers
 }
 
-// One 16-bit scale for 32 weights: 8.5 and 4.5 bits per weight.
-const GROUP_WEIGHTS = 32
+// One 16-bit scale for 128 and 32 weights: 8.125 and 4.5 bits per weight.
+const GROUP_WEIGHTS = { int8: 128, int4: 32 } as const
 const SCALE_BYTES = 2
 
 /**
@@ -62,13 +62,13 @@ export function memoryPerDtype(config: OpenMoeConfig): DtypeMemory {
   const count = countParameters(config)
   const quantized = count.attention + count.denseMlp + count.experts + count.head
   const rest = 2 * (count.total - quantized)
-  const scales = Math.ceil(quantized / GROUP_WEIGHTS) * SCALE_BYTES
+  const scales = (dtype: 'int8' | 'int4'): number => Math.ceil(quantized / GROUP_WEIGHTS[dtype]) * SCALE_BYTES
   const kvValues = 2 * config.numHiddenLayers * config.numKeyValueHeads * config.headDim
   return {
     f32: 4 * count.total,
     bf16: 2 * count.total,
-    int8: quantized + scales + rest,
-    int4: Math.ceil(quantized / 2) + scales + rest,
+    int8: quantized + scales('int8') + rest,
+    int4: Math.ceil(quantized / 2) + scales('int4') + rest,
     kvCachePerToken: { f32: 4 * kvValues, bf16: 2 * kvValues },
   }
 }

@@ -261,8 +261,8 @@ class FileReader implements WeightSource {
   }
 }
 
-/** Bytes per weight in memory; quantised ones share a 16-bit scale in groups of 32. */
-const WEIGHT_BYTES = { f32: 4, bf16: 2, int8: 1 + 2 / 32, int4: 0.5 + 2 / 32 } as const
+/** Bytes per weight in memory; quantised ones share a 16-bit scale in groups of 128 and 32. */
+const WEIGHT_BYTES = { f32: 4, bf16: 2, int8: 1 + 2 / 128, int4: 0.5 + 2 / 32 } as const
 
 function bytesInMemory({ role, shape }: ParameterSource, dtype: WeightDtype): number {
   const kept =

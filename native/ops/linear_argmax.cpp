@@ -23,7 +23,9 @@ struct Finding {
 class Findings {
  public:
   Findings(int64_t num_rows, Cpu& cpu)
-      : threads_(cpu.num_threads()), stride_((num_rows + 3) / 4 * 4), findings_(cpu.workspace<Finding>(threads_ * stride_)) {
+      : threads_(cpu.num_threads()),
+        stride_((num_rows + 3) / 4 * 4),
+        findings_(cpu.workspace<Finding>(threads_ * stride_)) {
     std::fill_n(findings_, threads_ * stride_, Finding{});
   }
 

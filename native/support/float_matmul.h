@@ -43,12 +43,8 @@ void run_tiles(const PanelRows<typename W::X>& m) {
   const int64_t words = (m.num_k + W::kPerWord - 1) / W::kPerWord;
   const int64_t step = tiles == 1 ? kWordBytes / 2 : kWordBytes / 4;  // two tiles fetch half each
   for (int c = 0; c < kPanel; c += kTileVectors * kLanes) {
-    Tile<typename W::X> t{.x = m.x,
-                          .x_stride = m.x_stride,
-                          .word = m.word + c,
-                          .sums = m.sums + c,
-                          .num_k = m.num_k,
-                          .resume = m.resume};
+    Tile<typename W::X> t{
+        .x = m.x, .x_stride = m.x_stride, .word = m.word + c, .sums = m.sums + c, .num_k = m.num_k, .resume = m.resume};
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t rows = tile_rows + (i < longer);
       if (m.next && c == 0 && i < 2)

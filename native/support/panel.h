@@ -6,13 +6,13 @@
 //   f32   [count][out/32][in   ][32]
 //   bf16  [count][out/32][in/2 ][32][2]   neighbours in k lie side by side: one 32-bit lane is widened by a shift (even
 //                                         k) or a mask (odd k), and is the operand of a bf16 pair dot product as it is
-//   int8  [count][out/32][in/32]{ scales u16 [32], words u32 [8][32] }    8.5 bits a weight
-//   int4  [count][out/32][in/32]{ scales u16 [32], words u32 [4][32] }    4.5 bits a weight
+//   int8  [count][out/32][in/128]{ scales u16 [32], words u32 [32][32] }    8.125 bits a weight
+//   int4  [count][out/32][in/32 ]{ scales u16 [32], words u32 [4 ][32] }    4.5   bits a weight
 //
-// Of a quantised matrix, 32 neighbours in k of one output feature share a scale: a group. A word of int8 holds four
-// neighbours in k, from its lowest byte up; a word of int4 holds eight, the first four in the low nibbles of its bytes
-// and the others in the high ones. So one mask or shift makes four unsigned bytes, which an integer dot product takes
-// as they are. The weights are
+// Of a quantised matrix, neighbours in k of one output feature share a scale, 128 of int8 and 32 of int4: a group. A
+// word of int8 holds four neighbours in k, from its lowest byte up; a word of int4 holds eight, the first four in the
+// low nibbles of its bytes and the others in the high ones. So one mask or shift makes four unsigned bytes, which an
+// integer dot product takes as they are. The weights are
 //
 //   int8  scale * (q - 128), q in [1, 255]; the scale is the u16 as bf16
 //   int4  scale * (q - z), q and z in [0, 15]; z is the u16's lowest 4 bits, the upper 12 are the scale's exponent and
@@ -31,14 +31,17 @@
 namespace openmoe {
 
 inline constexpr int kPanel = 32;
-inline constexpr int kGroup = 32;      // numbers in k that share a scale
+inline constexpr int kMaxGroup = 128;  // numbers in k that share a scale
 inline constexpr int kInt8Zero = 128;  // what is stored for a weight of zero
 
 constexpr int64_t num_panels(int64_t out_features) { return (out_features + kPanel - 1) / kPanel; }
-constexpr int64_t num_groups(int64_t in_features) { return (in_features + kGroup - 1) / kGroup; }
+constexpr int64_t group_length(DType dtype) { return dtype == DType::int8 ? kMaxGroup : 32; }
+constexpr int64_t num_groups(DType dtype, int64_t in_features) {
+  return (in_features + group_length(dtype) - 1) / group_length(dtype);
+}
 
 // Words of a quantised group in one output feature, and bytes of one group of a panel.
-constexpr int64_t group_words(DType dtype) { return dtype == DType::int8 ? 8 : 4; }
+constexpr int64_t group_words(DType dtype) { return group_length(dtype) * (dtype == DType::int8 ? 8 : 4) / 32; }
 constexpr size_t group_bytes(DType dtype) {
   return kPanel * (sizeof(uint16_t) + group_words(dtype) * sizeof(uint32_t));
 }
@@ -49,7 +52,7 @@ constexpr int int4_zero(uint16_t bits) { return bits & 15; }
 
 // Bytes of one panel.
 constexpr size_t panel_bytes(DType dtype, int64_t in_features) {
-  if (is_quantised(dtype)) return num_groups(in_features) * group_bytes(dtype);
+  if (is_quantised(dtype)) return num_groups(dtype, in_features) * group_bytes(dtype);
   const int64_t padded = dtype == DType::bf16 ? (in_features + 1) / 2 * 2 : in_features;
   return static_cast<size_t>(padded) * kPanel * bytes_of(dtype);
 }

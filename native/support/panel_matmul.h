@@ -18,7 +18,8 @@ class PanelProduct {
  public:
   PanelProduct(const Matmul& m, Cpu& cpu) : m_(m), panel_bytes_(panel_bytes(m.weight_dtype, m.in_features)) {
 #if OPENMOE_ISA_LEVEL >= 1
-    if (is_quantised(m.weight_dtype) && m.in_features > 0) quantised_ = quantise_rows(m, cpu);
+    if (m.in_features > 0 && m.weight_dtype == DType::int8) quantised_ = quantise_rows<Int8Group>(m, kInt8Zero, cpu);
+    if (m.in_features > 0 && m.weight_dtype == DType::int4) quantised_ = quantise_rows<Int4Group>(m, 1, cpu);
 #endif
 #if OPENMOE_ISA_LEVEL == 3
     stride_ = spread_stride((m.in_features + 1) / 2);

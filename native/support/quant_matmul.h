@@ -19,20 +19,24 @@ namespace openmoe::OPENMOE_ISA {
 
 #if OPENMOE_ISA_LEVEL >= 1
 
+// Rows of x as integers: as many as are multiplied into a sum, and as share a scale, depends on the Group they meet
+// (support/quant_tile.h).
 struct QuantRows {
   uint32_t* x;      // [rows][stride] quads (support/simd_int.h)
-  float* scale;     // [rows][blocks]
-  int32_t* offset;  // [rows][groups]; see QuantTile
-  int64_t groups, blocks, block_groups, stride;
+  float* scale;     // [rows][scales]
+  int32_t* offset;  // [rows][sums]; see QuantTile
+  int64_t sums, scales, stride;
 };
 
-// What makes the numbers of a block integers in [-127, 127], and of those the numbers again. The second is NaN for a
-// block that holds NaN or infinity. One too small for a reciprocal is zero.
-struct BlockScale {
+constexpr int64_t words_of_x(int64_t length) { return length / 4 * kQuadWords; }
+
+// What makes numbers with one scale integers in [-127, 127], and of those the numbers again. The second is NaN where
+// one is NaN or infinite. A largest too small for a reciprocal is zero.
+struct ActivationScale {
   float factor, scale;
 };
 
-inline BlockScale scale_block(const float* x, int64_t length) {
+inline ActivationScale find_scale(const float* x, int64_t length) {
   constexpr float kMost = 127;
   Vec most = zero(), poison = zero();  // 0 * x is NaN where x is not finite
   for_vectors(length, [&](int64_t k, auto lanes) {
@@ -44,14 +48,15 @@ inline BlockScale scale_block(const float* x, int64_t length) {
   return {largest > 0 && std::isfinite(inverse) ? inverse : 0.0f, largest / kMost};
 }
 
-// Writes a group of x as quads and returns the sum of its integers. With a factor of zero, x may be anything.
-inline int32_t quantise_group(const float* x, float factor, uint32_t* quads) {
+// Writes x as quads and returns the sum of its integers. With a factor of zero, x may be anything.
+template <int64_t Length>
+int32_t quantise_sum(const float* x, float factor, uint32_t* quads) {
   if (factor == 0) {
-    std::fill_n(quads, kGroupWords, 0u);
+    std::fill_n(quads, words_of_x(Length), 0u);
     return 0;
   }
   Vec sum = zero();  // exact: all are integers
-  for (int k = 0; k < kGroup; k += kLanes) {
+  for (int64_t k = 0; k < Length; k += kLanes) {
     const Vec rounded = round_even(mul(load(x + k), set1(factor)));
     store_quads(quads + k / 4 * kQuadWords, rounded);
     sum = add(sum, rounded);
@@ -59,38 +64,39 @@ inline int32_t quantise_group(const float* x, float factor, uint32_t* quads) {
   return static_cast<int32_t>(reduce_add(sum));
 }
 
-inline void quantise_row(const float* x, int64_t length, int zero_point, int64_t row, const QuantRows& to) {
-  const int64_t block_length = to.block_groups * kGroup;
-  for (int64_t b = 0; b < to.blocks; ++b) {
-    const int64_t begin = b * block_length, end = std::min(length, begin + block_length);
-    const BlockScale block = scale_block(x + begin, end - begin);
-    to.scale[row * to.blocks + b] = block.scale;
-    for (int64_t k = begin; k < end; k += kGroup) {
-      float padded[kGroup] = {};
-      const float* group = x + k;
-      if (end - k < kGroup) group = static_cast<const float*>(std::memcpy(padded, group, (end - k) * sizeof(float)));
-      const int64_t g = k / kGroup;
-      to.offset[row * to.groups + g] =
-          -zero_point * quantise_group(group, block.factor, to.x + row * to.stride + g * kGroupWords);
+template <class Group>
+void quantise_row(const float* x, int64_t length, int zero_point, int64_t row, const QuantRows& to) {
+  constexpr int64_t kSum = Group::kSum;
+  for (int64_t s = 0; s < to.scales; ++s) {
+    const int64_t begin = s * Group::kScaled, end = std::min(length, begin + Group::kScaled);
+    const ActivationScale found = find_scale(x + begin, end - begin);
+    to.scale[row * to.scales + s] = found.scale;
+    for (int64_t k = begin; k < end; k += kSum) {
+      float padded[kSum] = {};
+      const float* numbers = x + k;
+      if (end - k < kSum) numbers = static_cast<const float*>(std::memcpy(padded, numbers, (end - k) * sizeof(float)));
+      to.offset[row * to.sums + k / kSum] =
+          -zero_point * quantise_sum<kSum>(numbers, found.factor, to.x + row * to.stride + words_of_x(k));
     }
   }
 }
 
-inline QuantRows quantise_rows(const Matmul& m, Cpu& cpu) {
-  const bool int8 = m.weight_dtype == DType::int8;
-  const int zero_point = int8 ? kInt8Zero : 1;  // int4: of each column, in the tiles
-  const int64_t block = int8 ? Int8Group::kBlock : Int4Group::kBlock, groups = num_groups(m.in_features);
-  const int64_t blocks = (groups + block - 1) / block, stride = spread_stride(groups * kGroupWords);
-  auto* memory = cpu.shared_scratch<uint32_t>(m.num_rows * (stride + groups + blocks));
+// `zero_point` is that of all weights, or 1 where each column has its own.
+template <class Group>
+QuantRows quantise_rows(const Matmul& m, int zero_point, Cpu& cpu) {
+  const int64_t sums = (m.in_features + Group::kSum - 1) / Group::kSum;
+  const int64_t scales = (m.in_features + Group::kScaled - 1) / Group::kScaled;
+  const int64_t stride = spread_stride(words_of_x(sums * Group::kSum));
+  auto* memory = cpu.shared_scratch<uint32_t>(m.num_rows * (stride + sums + scales));
   const QuantRows rows{.x = memory,
-                       .scale = reinterpret_cast<float*>(memory + m.num_rows * (stride + groups)),
+                       .scale = reinterpret_cast<float*>(memory + m.num_rows * (stride + sums)),
                        .offset = reinterpret_cast<int32_t*>(memory + m.num_rows * stride),
-                       .groups = groups,
-                       .blocks = blocks,
-                       .block_groups = block,
+                       .sums = sums,
+                       .scales = scales,
                        .stride = stride};
   cpu.parallel_for(m.num_rows, rows_per_chunk(4 * m.in_features), [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) quantise_row(m.x + r * m.in_features, m.in_features, zero_point, r, rows);
+    for (int64_t r = begin; r < end; ++r)
+      quantise_row<Group>(m.x + r * m.in_features, m.in_features, zero_point, r, rows);
   });
   return rows;
 }
@@ -101,31 +107,36 @@ struct QuantPanel {
   const std::byte* packed;
 };
 
+// Where a tile is as wide as a panel, one passes it as a stream, and several share what waits in L2: 72 KiB of weights.
+// Narrower ones come back to each block, in L1, for its other columns.
+inline constexpr bool kWholePanel = kQuantVectors * kLanes == kPanel;
+inline constexpr int64_t kBlocksInL2 = 16;
+
 // Into [num_rows][32] sums. The first tile asks for what follows in the stream; only one or a few rows of int4 do not
 // hold it up, so that hardware fetches it as well alone.
 template <class Group>
 void run_quant_panel(const QuantRows& rows, const QuantPanel& p, float* sums) {
   std::fill_n(sums, p.num_rows * kPanel, 0.0f);
   const int64_t tiles = (p.num_rows + kQuantRows - 1) / kQuantRows;
-  const bool asks = Group::kQuads == 1 || p.num_rows > kFewRowsToStream || kQuantVectors * kLanes < kPanel;
-  for (int64_t b = 0; b < rows.blocks; ++b) {
-    const int64_t g = b * Group::kBlock;
-    const std::byte* group = p.packed + g * Group::kBytes;
+  const bool asks = Group::kQuads == 1 || p.num_rows > kFewRowsToStream || !kWholePanel;
+  const int64_t step = !kWholePanel ? Group::kSums : tiles == 1 ? rows.sums : kBlocksInL2 * Group::kSums;
+  for (int64_t s = 0; s < rows.sums; s += step) {
+    const int64_t k = s * Group::kSum;
     for (int c = 0; c < kPanel; c += kQuantVectors * kLanes)
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t first = p.num_rows * i / tiles, end = p.num_rows * (i + 1) / tiles, row = p.first_row + first;
-        const QuantTile tile{.x = rows.x + row * rows.stride + g * kGroupWords,
+        const QuantTile tile{.x = rows.x + row * rows.stride + words_of_x(k),
                              .x_stride = rows.stride,
-                             .scale = rows.scale + row * rows.blocks + b,
-                             .offset = rows.offset + row * rows.groups + g,
-                             .scale_stride = rows.blocks,
-                             .offset_stride = rows.groups,
-                             .group = group,
+                             .scale = rows.scale + row * rows.scales + k / Group::kScaled,
+                             .offset = rows.offset + row * rows.sums + s,
+                             .scale_stride = rows.scales,
+                             .offset_stride = rows.sums,
+                             .group = p.packed + k / group_length(Group::kDType) * group_bytes(Group::kDType),
                              .column = c,
                              .sums = sums + first * kPanel,
-                             .num_groups = std::min(Group::kBlock, rows.groups - g)};
+                             .num_sums = std::min(step, rows.sums - s)};
         if (asks && i == 0 && c == 0)
-          run_quant_tile_of<Group>(end - first, tile, PrefetchAhead{group});
+          run_quant_tile_of<Group>(end - first, tile, PrefetchAhead{tile.group});
         else
           run_quant_tile_of<Group>(end - first, tile);
       }
@@ -134,13 +145,13 @@ void run_quant_panel(const QuantRows& rows, const QuantPanel& p, float* sums) {
 
 #else
 
-inline constexpr int64_t kBlockGroups = 4;  // of one panel in f32: 16 KiB
+inline constexpr int64_t kWideLength = 128;  // of k, of one panel in f32: 16 KiB
 
 // One group of a panel as an f32 panel of 32 k. The innermost loops are over columns: compilers make vectors of that.
 inline void widen_int8(const uint16_t* scales, const uint32_t* words, float* to) {
   float scale[kPanel];
   for (int c = 0; c < kPanel; ++c) scale[c] = int8_scale(scales[c]);
-  for (int w = 0; w < kGroup / 4; ++w, words += kPanel)
+  for (int64_t w = 0; w < group_words(DType::int8); ++w, words += kPanel)
     for (int place = 0; place < 4; ++place) {
       for (int c = 0; c < kPanel; ++c)
         to[c] = scale[c] * static_cast<float>(static_cast<int32_t>(words[c] >> 8 * place & 255) - kInt8Zero);
@@ -152,7 +163,7 @@ inline void widen_int4(const uint16_t* scales, const uint32_t* words, float* to)
   float scale[kPanel];
   int32_t zero_point[kPanel];
   for (int c = 0; c < kPanel; ++c) scale[c] = int4_scale(scales[c]), zero_point[c] = int4_zero(scales[c]);
-  for (int w = 0; w < kGroup / 8; ++w, words += kPanel)
+  for (int64_t w = 0; w < group_words(DType::int4); ++w, words += kPanel)
     for (const int place : {0, 2, 4, 6, 1, 3, 5, 7}) {
       for (int c = 0; c < kPanel; ++c)
         to[c] = scale[c] * static_cast<float>(static_cast<int32_t>(words[c] >> 4 * place & 15) - zero_point[c]);
@@ -162,25 +173,23 @@ inline void widen_int4(const uint16_t* scales, const uint32_t* words, float* to)
 
 // Rows of x times one panel, into [num_rows][32] sums.
 inline void run_wide_panel(const Matmul& m, int64_t first_row, int64_t num_rows, const std::byte* panel, float* sums) {
-  const int64_t groups = num_groups(m.in_features);
-  const size_t size = group_bytes(m.weight_dtype);
-  for (int64_t g = 0; g < groups; g += kBlockGroups) {
-    alignas(64) float wide[kBlockGroups * kGroup * kPanel];
-    for (int64_t i = 0; i < std::min(kBlockGroups, groups - g); ++i) {
-      const auto* scales = reinterpret_cast<const uint16_t*>(panel + (g + i) * size);
+  const int64_t length = group_length(m.weight_dtype);
+  for (int64_t k = 0; k < m.in_features; k += kWideLength) {
+    alignas(64) float wide[kWideLength * kPanel];
+    for (int64_t i = k; i < std::min(k + kWideLength, m.in_features); i += length) {
+      const auto* scales = reinterpret_cast<const uint16_t*>(panel + i / length * group_bytes(m.weight_dtype));
       const auto* words = reinterpret_cast<const uint32_t*>(scales + kPanel);
-      float* to = wide + i * kGroup * kPanel;
+      float* to = wide + (i - k) * kPanel;
       m.weight_dtype == DType::int8 ? widen_int8(scales, words, to) : widen_int4(scales, words, to);
     }
-    const int64_t k = g * kGroup;
     run_tiles<F32Weights>({.x = m.x + first_row * m.in_features + k,
                            .x_stride = m.in_features,
                            .rows = num_rows,
                            .word = reinterpret_cast<const uint32_t*>(wide),
-                           .num_k = std::min(kBlockGroups * kGroup, m.in_features - k),
+                           .num_k = std::min(kWideLength, m.in_features - k),
                            .sums = sums,
                            .next = nullptr,
-                           .resume = g > 0});
+                           .resume = k > 0});
   }
 }
 

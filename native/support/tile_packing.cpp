@@ -128,13 +128,14 @@ void pack_rows(const Tile& tile, int64_t row, int64_t rows, uint32_t* to) {
 
 // The same into groups of a quantised panel, from the one at the tile's first k.
 void pack_groups(const Tile& tile, int64_t row, int64_t rows, DType dtype, std::byte* group, int lane) {
-  for (int64_t k = 0; k < tile.cols; k += kGroup, group += group_bytes(dtype)) {
-    const int64_t n = std::min<int64_t>(kGroup, tile.cols - k);
-    alignas(64) GroupBlock block = {};
+  const int64_t length = group_length(dtype);
+  for (int64_t k = 0; k < tile.cols; k += length, group += group_bytes(dtype)) {
+    const int64_t n = std::min(length, tile.cols - k);
+    alignas(64) float block[kMaxGroup][kPanel] = {};
     if (tile.row_stride == 1) {
       for (int64_t i = 0; i < n; ++i) convert(tile.at(row, k + i), tile.dtype, 1, rows, block[i]);
     } else {
-      float numbers[kGroup];
+      float numbers[kMaxGroup];
       for (int64_t r = 0; r < rows; ++r) {
         convert(tile.at(row + r, k), tile.dtype, tile.col_stride, n, numbers);
         for (int64_t i = 0; i < n; ++i) block[i][r] = numbers[i];
@@ -155,7 +156,8 @@ void pack_tile(const Tile& tile, const MatrixTarget& t, int64_t index, int64_t r
     auto* start = static_cast<std::byte*>(t.buffer->data()) + panel * bytes;
     auto* to = reinterpret_cast<uint32_t*>(start);
     if (is_quantised(t.dtype))
-      pack_groups(tile, r, rows, t.dtype, start + col / kGroup * group_bytes(t.dtype), static_cast<int>(lane));
+      pack_groups(tile, r, rows, t.dtype, start + col / group_length(t.dtype) * group_bytes(t.dtype),
+                  static_cast<int>(lane));
     else if (t.dtype == DType::bf16)
       pack_rows<bf16>(tile, r, rows, to + word * kPanel + lane);
     else

@@ -23,8 +23,10 @@ namespace {
 
 constexpr int64_t kTileBytes = 512 << 10;    // of each thread; half of an L2 cache
 constexpr int64_t kPackedBytes = 256 << 10;  // of a tile of an [out, in] source; with its panels it stays in L2
-constexpr int64_t kWideRows = 4096;          // of a tile of an [in, out] source; leaves room for a group of k
-constexpr int64_t kMaxStride = 64;           // beyond it, what lies between two numbers is not read along with them
+constexpr int64_t kWideRows = 4096;          // of a tile of an [in, out] source
+constexpr int64_t kMaxStride = 32;           // beyond it, what lies between two numbers is not read along with them
+constexpr int64_t kLeastCols = 32;           // of a tile whose target has no groups of k
+static_assert(kPanel * kMaxStride * kMaxGroup * sizeof(float) <= kTileBytes);
 
 struct TileShape {
   int64_t rows, cols;
@@ -33,16 +35,16 @@ struct TileShape {
 // Numbers of buffer that one number of a run takes.
 int64_t footprint(int64_t stride) { return stride > kMaxStride ? 1 : std::max<int64_t>(stride, 1); }
 
-// Rows are a multiple of `align`, cols of a quantised group; a tile fits in kTileBytes. Where rows are runs it is as
-// many whole rows as stay in L2 while they are packed, where columns are it is as wide as it can be.
-TileShape tile_shape(const MatrixSource& s, int64_t align) {
+// Rows are a multiple of `align`, cols of `group`; a tile fits in kTileBytes. Where rows are runs it is as many whole
+// rows as stay in L2 while they are packed, where columns are it is as wide as it can be.
+TileShape tile_shape(const MatrixSource& s, int64_t align, int64_t group) {
   const bool rows_are_runs = s.col_stride <= s.row_stride || s.rows == 1;
   const auto size = static_cast<int64_t>(bytes_of(s.dtype));
   const int64_t most = rows_are_runs ? kPackedBytes / size / std::max<int64_t>(s.cols * footprint(s.col_stride), 1)
-                                     : kWideRows / footprint(s.row_stride);
+                                     : std::min(kWideRows, kTileBytes / size / group) / footprint(s.row_stride);
   const int64_t rows = std::max(std::min((s.rows + align - 1) / align, most / align), int64_t{1}) * align;
   const int64_t run = rows * footprint(rows_are_runs ? s.col_stride : s.row_stride);
-  return {rows, std::max<int64_t>(kTileBytes / size / run / kGroup * kGroup, kGroup)};
+  return {rows, std::max<int64_t>(kTileBytes / size / run / group * group, group)};
 }
 
 Tile read_tile(const InputFile& file, const MatrixSource& s, int64_t row, int64_t rows, int64_t col, int64_t cols,
@@ -148,12 +150,13 @@ void Loader::add_matrix(const MatrixSource& s, const MatrixTarget& t) {
   if (is_quantised(s.dtype)) return add_panels(s, t);
   const auto bytes = static_cast<int64_t>(panel_bytes(t.dtype, t.in_features));
   auto* matrix = static_cast<std::byte*>(t.buffer->data()) + t.index * num_panels(t.out_features) * bytes;
-  add_tiles(s, tile_shape(s, kPanel), t.row_offset, [&](int64_t row, int64_t rows, int64_t col, auto read) {
-    const int64_t to = t.row_offset + row;
-    const Places places = places_of(t, to / kPanel, num_panels(to + rows));
-    jobs_.push_back({matrix + places.first * bytes, matrix + places.end * bytes,
-                     [=, &t](std::byte* buffer) { pack_tile(read(buffer), t, t.index, to, col); }});
-  });
+  add_tiles(s, tile_shape(s, kPanel, is_quantised(t.dtype) ? group_length(t.dtype) : kLeastCols), t.row_offset,
+            [&](int64_t row, int64_t rows, int64_t col, auto read) {
+              const int64_t to = t.row_offset + row;
+              const Places places = places_of(t, to / kPanel, num_panels(to + rows));
+              jobs_.push_back({matrix + places.first * bytes, matrix + places.end * bytes,
+                               [=, &t](std::byte* buffer) { pack_tile(read(buffer), t, t.index, to, col); }});
+            });
 }
 
 void Loader::add_rows(const MatrixSource& s, std::byte* to, DType dtype) {
@@ -165,7 +168,7 @@ void Loader::add_rows(const MatrixSource& s, std::byte* to, DType dtype) {
       add_copy(open(s.path, static_cast<double>(s.offset) + static_cast<double>(bytes)), s.offset, to, bytes);
     return;
   }
-  add_tiles(s, tile_shape(s, 1), 0, [&](int64_t row, int64_t rows, int64_t col, auto read) {
+  add_tiles(s, tile_shape(s, 1, kLeastCols), 0, [&](int64_t row, int64_t rows, int64_t col, auto read) {
     std::byte* first = to + row * row_bytes + col * static_cast<int64_t>(bytes_of(dtype));
     jobs_.push_back({first, to + (row + rows) * row_bytes,
                      [=](std::byte* buffer) { copy_tile(read(buffer), dtype, first, row_bytes); }});
@@ -214,7 +217,7 @@ void Loader::add_panels(const MatrixSource& s, const MatrixTarget& t) {
                        std::vector<std::byte> read(bytes);
                        file.read(read.data(), s.offset + p * bytes, bytes);
                        const auto copy = [&](LaneCopy lanes_of, int64_t panel) {
-                         copy_lanes(s.dtype, num_groups(s.cols), read.data(), lanes_of,
+                         copy_lanes(s.dtype, num_groups(s.dtype, s.cols), read.data(), lanes_of,
                                     matrix + panel_place(t, panel) * bytes);
                        };
                        copy({0, here, lane}, first + p);

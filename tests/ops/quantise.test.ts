@@ -20,13 +20,13 @@ describe.each(['int8', 'int4'] as const)('%s weights', (dtype) => {
 
   it('are close to the numbers they came from', async () => {
     const weight = randomTensor(1, [96, 256])
-    // Rounding to the steps of int8 and of int4 in groups of 32 normal numbers.
-    expect(nmse(await stored(weight), weight.data)).toBeLessThan(dtype === 'int8' ? 3e-5 : 6e-3)
+    // Rounding to the steps of int8 in groups of 128 normal numbers, and of int4 in groups of 32.
+    expect(nmse(await stored(weight), weight.data)).toBeLessThan(dtype === 'int8' ? 4.5e-5 : 6e-3)
     const scattered = tensor(
       weight.data.map((w, i) => w * 10 ** ((i % 7) - 3)),
       [96, 256],
     )
-    expect(nmse(await stored(scattered), scattered.data)).toBeLessThan(dtype === 'int8' ? 5e-5 : 2e-2)
+    expect(nmse(await stored(scattered), scattered.data)).toBeLessThan(dtype === 'int8' ? 1e-4 : 2e-2)
   })
 
   // The bounds of docs/quantization.md for one expert, whose error the released models' layers then add to.

@@ -15,8 +15,9 @@ export function unpackPanels(
   }: Pick<Matrix, 'dtype' | 'layout' | 'outFeatures' | 'inFeatures'>,
 ): Float64Array {
   const view = new DataView(panels.buffer, panels.byteOffset, panels.byteLength)
-  const groupBytes = dtype === 'int8' ? 32 * 2 + 32 * 32 : 32 * 2 + 32 * 16
-  const groups = Math.ceil(cols / 32)
+  const length = dtype === 'int8' ? 128 : 32
+  const groupBytes = 32 * 2 + (dtype === 'int8' ? 32 * length : (32 * length) / 2)
+  const groups = Math.ceil(cols / length)
   const weights = new Float64Array(rows * cols)
   const part = rows / 3 / 32
   const interleaved = layout === 'gate_up' && Number.isInteger(part)
@@ -25,9 +26,9 @@ export function unpackPanels(
     const panel = Math.floor(row / 32)
     const place = interleaved ? (panel % part) * 3 + Math.floor(panel / part) : panel
     for (let k = 0; k < cols; k++) {
-      const group = (place * groups + Math.floor(k / 32)) * groupBytes
+      const group = (place * groups + Math.floor(k / length)) * groupBytes
       const scale = view.getUint16(group + 2 * lane, true)
-      const at = k % 32
+      const at = k % length
       weights[row * cols + k] =
         dtype === 'int8'
           ? bf16(scale) * (view.getUint8(group + 64 + Math.floor(at / 4) * 128 + 4 * lane + (at % 4)) - 128)

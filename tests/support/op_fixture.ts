@@ -78,7 +78,7 @@ export async function storedWeights(
 
 /**
  * Rows x [rows, width] as they enter products: the avx512_bf16 kernels round them to bf16 beside bf16 weights, and all
- * but the portable ones to 8-bit integers beside int8 and int4, with a scale for every 128 or 256 of a row.
+ * but the portable ones to 8-bit integers beside int8 and int4, with a scale for every 64 or 256 of a row.
  */
 export function roundedRows(x: HostTensor, dtype: MatrixDtype, backend: Backend): ArrayLike<number> {
   const { isa } = backend.options
@@ -87,7 +87,7 @@ export function roundedRows(x: HostTensor, dtype: MatrixDtype, backend: Backend)
   if (dtype === 'f32' || dtype === 'bf16' || isa === 'portable') return x.data
   const [, width = 0] = x.shape
   const { fround, abs } = Math
-  const block = dtype === 'int8' ? 128 : 256
+  const block = dtype === 'int8' ? 64 : 256
   const out = new Float64Array(x.data.length)
   for (let start = 0; start < out.length; start += width) {
     for (let k = start; k < start + width; k += block) {
