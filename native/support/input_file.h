@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
 namespace openmoe {
@@ -18,6 +19,8 @@ class InputFile {
   void expect_bytes(double bytes) const;
   // Throws FILE_READ or FILE_TRUNCATED.
   void read(void* to, uint64_t offset, size_t bytes) const;
+  // The same of blocks of `bytes` that follow each other in the file, each to a place of its own.
+  void read_blocks(std::span<std::byte* const> to, uint64_t offset, size_t bytes) const;
 
  private:
   [[noreturn]] void fail_read(const char* doing, const char* hint) const;

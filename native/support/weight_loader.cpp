@@ -184,8 +184,9 @@ void Loader::add_spread_panels(const InputFile& file, const MatrixSource& s, con
     const int64_t end = std::min(first + step, panels);
     const Places places = places_of(t, to + first, to + end);
     jobs_.push_back({matrix + places.first * bytes, matrix + places.end * bytes, [=, &file, &s, &t](std::byte*) {
-                       for (int64_t p = first; p < end; ++p)
-                         file.read(matrix + panel_place(t, to + p) * bytes, s.offset + p * bytes, bytes);
+                       std::vector<std::byte*> places;
+                       for (int64_t p = first; p < end; ++p) places.push_back(matrix + panel_place(t, to + p) * bytes);
+                       file.read_blocks(places, s.offset + first * bytes, bytes);
                      }});
   }
 }
