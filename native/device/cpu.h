@@ -21,10 +21,18 @@ class Cpu {
   template <class F>
   void parallel_for(int64_t count, int64_t grain, F&& body) {
     using Body = std::remove_reference_t<F>;
-    pool_.run(
-        count, grain,
-        [](void* f, int64_t begin, int64_t end, int thread) { (*static_cast<Body*>(f))(begin, end, thread); },
-        const_cast<void*>(static_cast<const void*>(&body)));
+    pool_.run(count, grain, nullptr, &call<Body>, const_cast<void*>(static_cast<const void*>(&body)));
+  }
+
+  // The same, with prepare(thread) on each thread that gets a chunk, before it.
+  template <class P, class F>
+  void parallel_for(int64_t count, int64_t grain, P&& prepare, F&& body) {
+    struct Both {
+      P& prepare;
+      F& body;
+      void operator()(int64_t begin, int64_t end, int thread) { body(begin, end, thread); }
+    } both{prepare, body};
+    pool_.run(count, grain, [](void* f, int thread) { static_cast<Both*>(f)->prepare(thread); }, &call<Both>, &both);
   }
 
   // 64-byte aligned memory of one thread, kept between ops and runs; the contents are not.
@@ -46,6 +54,11 @@ class Cpu {
   }
 
  private:
+  template <class F>
+  static void call(void* f, int64_t begin, int64_t end, int thread) {
+    (*static_cast<F*>(f))(begin, end, thread);
+  }
+
   struct Block {
     std::unique_ptr<std::byte[]> storage;
     std::byte* data = nullptr;

@@ -62,10 +62,11 @@ void ThreadPool::end_workers() {
   for (auto& worker : workers_) worker.join();
 }
 
-void ThreadPool::run(int64_t count, int64_t grain, Body body, void* context) {
+void ThreadPool::run(int64_t count, int64_t grain, Prepare prepare, Body body, void* context) {
   if (count <= 0) return;
   grain = std::max({grain, int64_t{1}, (count + kMaxChunks - 1) / kMaxChunks});
   if (num_threads_ == 1 || count <= grain) {
+    if (prepare) prepare(context, 0);
     body(context, 0, count, 0);
     return;
   }
@@ -74,7 +75,7 @@ void ThreadPool::run(int64_t count, int64_t grain, Body body, void* context) {
   finished_.store(0, std::memory_order_relaxed);
   for (int i = num_threads_ - 1; i >= 0; --i) {
     Share& share = shares_[i];
-    share.body = body, share.context = context, share.count = count, share.grain = grain;
+    share.prepare = prepare, share.body = body, share.context = context, share.count = count, share.grain = grain;
     const uint64_t first = chunks * i / num_threads_, end = chunks * (i + 1) / num_threads_;
     share.chunks.store(first << 32 | end, std::memory_order_release);
   }
@@ -100,18 +101,19 @@ void ThreadPool::run(int64_t count, int64_t grain, Body body, void* context) {
 void ThreadPool::claim_chunks(int thread) {
   uint32_t done = 0;
   int64_t chunk;
-  for (Share& own = shares_[thread]; (chunk = own.claim_first()) >= 0; ++done) run_chunk(own, chunk, thread);
+  for (Share& own = shares_[thread]; (chunk = own.claim_first()) >= 0; ++done) run_chunk(own, chunk, thread, done == 0);
   for (int i = 1; i < num_threads_; ++i)
     for (Share& other = shares_[(thread + i) % num_threads_]; (chunk = other.claim_last()) >= 0; ++done)
-      run_chunk(other, chunk, thread);
+      run_chunk(other, chunk, thread, done == 0);
   if (done == 0) return;
   finished_.fetch_add(done, std::memory_order_acq_rel);
   finished_.notify_all();
 }
 
-void ThreadPool::run_chunk(const Share& share, int64_t chunk, int thread) {
+void ThreadPool::run_chunk(const Share& share, int64_t chunk, int thread, bool first) {
   const int64_t begin = chunk * share.grain;
   try {
+    if (first && share.prepare) share.prepare(share.context, thread);
     share.body(share.context, begin, std::min(begin + share.grain, share.count), thread);
   } catch (...) {
     std::lock_guard lock(failure_mutex_);

@@ -14,6 +14,7 @@ namespace openmoe {
 class ThreadPool {
  public:
   using Body = void (*)(void* context, int64_t begin, int64_t end, int thread);
+  using Prepare = void (*)(void* context, int thread);
 
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
@@ -23,8 +24,9 @@ class ThreadPool {
 
   // Runs body over [0, count) in chunks of `grain`. Each thread begins with a share of neighbouring chunks, in order;
   // one that has none left takes those of others from their end, so a worker that loses its core costs its share only.
-  // Which thread runs a chunk is not fixed: a chunk must own its outputs. The first exception is rethrown.
-  void run(int64_t count, int64_t grain, Body body, void* context);
+  // Which thread runs a chunk is not fixed: a chunk must own its outputs. `prepare`, which may be null, runs on each
+  // thread before its first chunk. The first exception is rethrown.
+  void run(int64_t count, int64_t grain, Prepare prepare, Body body, void* context);
 
  private:
   // What a thread has been given of the current job, in one cache line: cores that do not share a cache need a third of
@@ -32,6 +34,7 @@ class ThreadPool {
   // rest is stable from the claim of a chunk until that chunk is finished.
   struct alignas(64) Share {
     std::atomic<uint64_t> chunks{0};  // the next one (upper half) | the end (lower half)
+    Prepare prepare = nullptr;
     Body body = nullptr;
     void* context = nullptr;
     int64_t count = 0, grain = 1;
@@ -45,7 +48,7 @@ class ThreadPool {
   void work(int thread);
   void wait_for_share(int thread, uint32_t seen);
   void claim_chunks(int thread);
-  void run_chunk(const Share& share, int64_t chunk, int thread);
+  void run_chunk(const Share& share, int64_t chunk, int thread, bool first);
   void end_workers();
 
   const int num_threads_;

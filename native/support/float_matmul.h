@@ -128,20 +128,12 @@ struct Bf16PairWeights {
 };
 
 // x rounded to nearest even in pairs, an odd last k paired with zero.
-inline const uint32_t* round_to_pairs(const Matmul& m, int64_t stride, Cpu& cpu) {
-  auto* pairs = cpu.shared_scratch<uint32_t>(m.num_rows * stride);
-  cpu.parallel_for(m.num_rows, rows_per_chunk(m.in_features), [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) {
-      const float* x = m.x + r * m.in_features;
-      uint32_t* to = pairs + r * stride;
-      int64_t k = 0;
-      for (; k + 32 <= m.in_features; k += 32)
-        _mm512_storeu_si512(to + k / 2, (__m512i)_mm512_cvtne2ps_pbh(load(x + k + 16), load(x + k)));
-      for (; k < m.in_features; k += 2)
-        to[k / 2] = to_bf16(x[k]).bits | uint32_t{k + 1 < m.in_features ? to_bf16(x[k + 1]).bits : uint16_t{0}} << 16;
-    }
-  });
-  return pairs;
+inline void round_to_pairs(const float* x, int64_t length, uint32_t* to) {
+  int64_t k = 0;
+  for (; k + 32 <= length; k += 32)
+    _mm512_storeu_si512(to + k / 2, (__m512i)_mm512_cvtne2ps_pbh(load(x + k + 16), load(x + k)));
+  for (; k < length; k += 2)
+    to[k / 2] = to_bf16(x[k]).bits | uint32_t{k + 1 < length ? to_bf16(x[k + 1]).bits : uint16_t{0}} << 16;
 }
 #endif
 

@@ -79,11 +79,11 @@ class Items {
   std::vector<int64_t> first_;  // item of each group
 };
 
-// body(item, thread) for every item, on all threads. Groups without rows must be left out.
-template <class F>
-void for_items(const std::vector<RowGroup>& groups, int64_t units, size_t unit_bytes, Cpu& cpu, F&& body) {
+// body(item, thread) for every item, on all threads, each after prepare(thread). Groups without rows must be left out.
+template <class P, class F>
+void for_items(const std::vector<RowGroup>& groups, int64_t units, size_t unit_bytes, Cpu& cpu, P&& prepare, F&& body) {
   const Items items(groups, units, static_cast<int64_t>(unit_bytes), cpu.num_threads());
-  cpu.parallel_for(items.count(), 1, [&](int64_t begin, int64_t end, int thread) {
+  cpu.parallel_for(items.count(), 1, prepare, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; ++i) body(items[i], thread);
   });
 }

@@ -13,38 +13,44 @@
 
 namespace openmoe::OPENMOE_ISA {
 
-// Products with any panel of matrices of one dtype. x is rounded to what they are multiplied with once, on all threads.
+// Products with any panel of matrices of one dtype. x is rounded first to what it is multiplied with: many rows once,
+// on all threads. A few are rounded by every thread for itself, which takes less time than to wait for another's.
 class PanelProduct {
  public:
-  PanelProduct(const Matmul& m, Cpu& cpu) : m_(m), panel_bytes_(panel_bytes(m.weight_dtype, m.in_features)) {
-#if OPENMOE_ISA_LEVEL >= 1
-    if (m.in_features > 0 && m.weight_dtype == DType::int8) quantised_ = quantise_rows<Int8Group>(m, kInt8Zero, cpu);
-    if (m.in_features > 0 && m.weight_dtype == DType::int4) quantised_ = quantise_rows<Int4Group>(m, 1, cpu);
-#endif
-#if OPENMOE_ISA_LEVEL == 3
-    stride_ = spread_stride((m.in_features + 1) / 2);
-    if (m.weight_dtype == DType::bf16) pairs_ = round_to_pairs(m, stride_, cpu);
-#endif
-    static_cast<void>(cpu);
+  PanelProduct(const Matmul& m, Cpu& cpu)
+      : m_(m), panel_bytes_(panel_bytes(m.weight_dtype, m.in_features)), each_(m.num_rows <= kFewRows) {
+    copy_words_ = (m.num_rows * words_per_row() + 15) / 16 * 16;
+    if (copy_words_ == 0) return;
+    memory_ = cpu.shared_scratch<uint32_t>(copy_words_ * (each_ ? cpu.num_threads() : 1));
+    if (each_) return;
+    cpu.parallel_for(m.num_rows, rows_per_chunk(4 * m.in_features),
+                     [&](int64_t begin, int64_t end, int) { round_rows(begin, end, memory_); });
+  }
+
+  // To be called on each thread before its first product.
+  void prepare(int thread) const {
+    if (each_ && copy_words_ > 0) round_rows(0, m_.num_rows, rows_of(thread));
   }
 
   // sums[r] = x[first_row + r] times the 32 columns of a panel. `next` is the panel this thread probably goes on with,
   // or -1.
-  void operator()(const Item& item, int64_t panel, int64_t next, float* sums) const {
+  void operator()(const Item& item, int64_t panel, int64_t next, float* sums, [[maybe_unused]] int thread) const {
     if (m_.in_features == 0) return void(std::fill_n(sums, item.rows * kPanel, 0.0f));
     const std::byte* packed = item.weight + panel * panel_bytes_;
     const std::byte* follows = next < 0 ? nullptr : item.weight + next * panel_bytes_;
     if (is_quantised(m_.weight_dtype)) {
 #if OPENMOE_ISA_LEVEL >= 1
       const QuantPanel p{.first_row = item.first_row, .num_rows = item.rows, .packed = packed};
-      return m_.weight_dtype == DType::int8 ? run_quant_panel<Int8Group>(quantised_, p, sums)
-                                            : run_quant_panel<Int4Group>(quantised_, p, sums);
+      return m_.weight_dtype == DType::int8
+                 ? run_quant_panel<Int8Group>(quant_rows<Int8Group>(rows_of(thread)), p, sums)
+                 : run_quant_panel<Int4Group>(quant_rows<Int4Group>(rows_of(thread)), p, sums);
 #else
       return run_wide_panel(m_, item.first_row, item.rows, packed, sums);
 #endif
     }
 #if OPENMOE_ISA_LEVEL == 3
-    if (m_.weight_dtype == DType::bf16) return run<Bf16PairWeights>(pairs_, stride_, item, packed, follows, sums);
+    if (m_.weight_dtype == DType::bf16)
+      return run<Bf16PairWeights>(rows_of(thread), pairs_stride(), item, packed, follows, sums);
 #else
     if (m_.weight_dtype == DType::bf16) return run<Bf16Weights>(m_.x, m_.in_features, item, packed, follows, sums);
 #endif
@@ -52,6 +58,46 @@ class PanelProduct {
   }
 
  private:
+  uint32_t* rows_of(int thread) const { return memory_ + (each_ ? thread * copy_words_ : 0); }
+
+#if OPENMOE_ISA_LEVEL == 3
+  int64_t pairs_stride() const { return spread_stride((m_.in_features + 1) / 2); }
+#endif
+
+#if OPENMOE_ISA_LEVEL >= 1
+  template <class Group>
+  QuantRows quant_rows(uint32_t* memory) const {
+    return QuantRows::of<Group>(m_.num_rows, m_.in_features, memory);
+  }
+#endif
+
+  int64_t words_per_row() const {
+    if (m_.in_features == 0) return 0;
+#if OPENMOE_ISA_LEVEL == 3
+    if (m_.weight_dtype == DType::bf16) return pairs_stride();
+#endif
+#if OPENMOE_ISA_LEVEL >= 1
+    if (m_.weight_dtype == DType::int8) return quant_rows<Int8Group>(nullptr).words_per_row();
+    if (m_.weight_dtype == DType::int4) return quant_rows<Int4Group>(nullptr).words_per_row();
+#endif
+    return 0;
+  }
+
+  void round_rows(int64_t begin, int64_t end, [[maybe_unused]] uint32_t* memory) const {
+    for (int64_t r = begin; r < end; ++r) {
+      [[maybe_unused]] const float* x = m_.x + r * m_.in_features;
+#if OPENMOE_ISA_LEVEL == 3
+      if (m_.weight_dtype == DType::bf16) round_to_pairs(x, m_.in_features, memory + r * pairs_stride());
+#endif
+#if OPENMOE_ISA_LEVEL >= 1
+      if (m_.weight_dtype == DType::int8)
+        quantise_row<Int8Group>(x, m_.in_features, kInt8Zero, r, quant_rows<Int8Group>(memory));
+      if (m_.weight_dtype == DType::int4)
+        quantise_row<Int4Group>(x, m_.in_features, 1, r, quant_rows<Int4Group>(memory));
+#endif
+    }
+  }
+
   template <class W>
   void run(const typename W::X* x, int64_t stride, const Item& item, const std::byte* packed, const std::byte* next,
            float* sums) const {
@@ -66,36 +112,40 @@ class PanelProduct {
 
   const Matmul m_;
   const size_t panel_bytes_;
-#if OPENMOE_ISA_LEVEL >= 1
-  QuantRows quantised_{};
-#endif
-#if OPENMOE_ISA_LEVEL == 3
-  const uint32_t* pairs_ = nullptr;
-  int64_t stride_;
-#endif
+  const bool each_;  // thread has a copy of its own
+  int64_t copy_words_;
+  uint32_t* memory_ = nullptr;
 };
+
+// body(item, thread) for every item of a product.
+template <class F>
+void for_items(const PanelProduct& product, const std::vector<RowGroup>& groups, int64_t units, size_t unit_bytes,
+               Cpu& cpu, F&& body) {
+  for_items(groups, units, unit_bytes, cpu, [&](int thread) { product.prepare(thread); }, body);
+}
 
 // Groups without rows must be left out.
 inline void matmul(const Matmul& m, std::vector<RowGroup> groups, Cpu& cpu) {
   const PanelProduct product(m, cpu);
   const int64_t panels = num_panels(m.out_features);
-  for_items(groups, panels, panel_bytes(m.weight_dtype, m.in_features), cpu, [&](const Item& item, int thread) {
-    // Not straight into `out`: rows a multiple of 4 KiB apart would push each other out of L1.
-    float* sums = cpu.scratch<float>(thread, item.rows * kPanel);
-    for (int64_t panel = item.first; panel < item.end; ++panel) {
-      product(item, panel, panel + 1 < panels ? panel + 1 : -1, sums);
-      const int64_t column = panel * kPanel, columns = std::min<int64_t>(kPanel, m.out_features - column);
-      for (int64_t r = 0; r < item.rows; ++r) {
-        const int64_t at = (item.first_row + r) * m.out_features + column;
-        if (!m.residual)
-          std::memcpy(m.out + at, sums + r * kPanel, columns * sizeof(float));
-        else
-          for_vectors(columns, [&](int64_t c, auto n) {
-            store(m.out + at + c, add(load(m.residual + at + c, n), load(sums + r * kPanel + c, n)), n);
-          });
-      }
-    }
-  });
+  for_items(product, groups, panels, panel_bytes(m.weight_dtype, m.in_features), cpu,
+            [&](const Item& item, int thread) {
+              // Not straight into `out`: rows a multiple of 4 KiB apart would push each other out of L1.
+              float* sums = cpu.scratch<float>(thread, item.rows * kPanel);
+              for (int64_t panel = item.first; panel < item.end; ++panel) {
+                product(item, panel, panel + 1 < panels ? panel + 1 : -1, sums, thread);
+                const int64_t column = panel * kPanel, columns = std::min<int64_t>(kPanel, m.out_features - column);
+                for (int64_t r = 0; r < item.rows; ++r) {
+                  const int64_t at = (item.first_row + r) * m.out_features + column;
+                  if (!m.residual)
+                    std::memcpy(m.out + at, sums + r * kPanel, columns * sizeof(float));
+                  else
+                    for_vectors(columns, [&](int64_t c, auto n) {
+                      store(m.out + at + c, add(load(m.residual + at + c, n), load(sums + r * kPanel + c, n)), n);
+                    });
+                }
+              }
+            });
 }
 
 }  // namespace openmoe::OPENMOE_ISA

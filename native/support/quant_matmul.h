@@ -19,16 +19,28 @@ namespace openmoe::OPENMOE_ISA {
 
 #if OPENMOE_ISA_LEVEL >= 1
 
-// Rows of x as integers: as many as are multiplied into a sum, and as share a scale, depends on the Group they meet
+constexpr int64_t words_of_x(int64_t length) { return length / 4 * kQuadWords; }
+
+// Rows of x as integers. How many are multiplied into a sum, and share a scale, depends on the Group they meet
 // (support/quant_tile.h).
 struct QuantRows {
   uint32_t* x;      // [rows][stride] quads (support/simd_int.h)
   float* scale;     // [rows][scales]
   int32_t* offset;  // [rows][sums]; see QuantTile
   int64_t sums, scales, stride;
-};
 
-constexpr int64_t words_of_x(int64_t length) { return length / 4 * kQuadWords; }
+  template <class Group>
+  static QuantRows of(int64_t rows, int64_t length, uint32_t* memory) {
+    QuantRows q;
+    q.sums = (length + Group::kSum - 1) / Group::kSum, q.scales = (length + Group::kScaled - 1) / Group::kScaled;
+    q.stride = spread_stride(words_of_x(q.sums * Group::kSum));
+    q.x = memory;
+    q.offset = reinterpret_cast<int32_t*>(memory + rows * q.stride);
+    q.scale = reinterpret_cast<float*>(memory + rows * (q.stride + q.sums));
+    return q;
+  }
+  int64_t words_per_row() const { return stride + sums + scales; }
+};
 
 // What makes numbers with one scale integers in [-127, 127], and of those the numbers again. The second is NaN where
 // one is NaN or infinite. A largest too small for a reciprocal is zero.
@@ -64,6 +76,7 @@ int32_t quantise_sum(const float* x, float factor, uint32_t* quads) {
   return static_cast<int32_t>(reduce_add(sum));
 }
 
+// `zero_point` is that of all weights, or 1 where each column has its own.
 template <class Group>
 void quantise_row(const float* x, int64_t length, int zero_point, int64_t row, const QuantRows& to) {
   constexpr int64_t kSum = Group::kSum;
@@ -79,26 +92,6 @@ void quantise_row(const float* x, int64_t length, int zero_point, int64_t row, c
           -zero_point * quantise_sum<kSum>(numbers, found.factor, to.x + row * to.stride + words_of_x(k));
     }
   }
-}
-
-// `zero_point` is that of all weights, or 1 where each column has its own.
-template <class Group>
-QuantRows quantise_rows(const Matmul& m, int zero_point, Cpu& cpu) {
-  const int64_t sums = (m.in_features + Group::kSum - 1) / Group::kSum;
-  const int64_t scales = (m.in_features + Group::kScaled - 1) / Group::kScaled;
-  const int64_t stride = spread_stride(words_of_x(sums * Group::kSum));
-  auto* memory = cpu.shared_scratch<uint32_t>(m.num_rows * (stride + sums + scales));
-  const QuantRows rows{.x = memory,
-                       .scale = reinterpret_cast<float*>(memory + m.num_rows * (stride + sums)),
-                       .offset = reinterpret_cast<int32_t*>(memory + m.num_rows * stride),
-                       .sums = sums,
-                       .scales = scales,
-                       .stride = stride};
-  cpu.parallel_for(m.num_rows, rows_per_chunk(4 * m.in_features), [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r)
-      quantise_row<Group>(m.x + r * m.in_features, m.in_features, zero_point, r, rows);
-  });
-  return rows;
 }
 
 // Some rows and the panel to multiply them with.

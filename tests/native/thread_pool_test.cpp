@@ -30,7 +30,7 @@ template <class F>
 void run(ThreadPool& pool, int64_t count, int64_t grain, F&& body) {
   using Body = std::remove_reference_t<F>;
   pool.run(
-      count, grain,
+      count, grain, nullptr,
       [](void* f, int64_t begin, int64_t end, int thread) { (*static_cast<Body*>(f))(begin, end, thread); },
       const_cast<void*>(static_cast<const void*>(&body)));
 }
@@ -51,6 +51,28 @@ void every_index_once(int num_threads) {
       });
       for (int n : seen) expect(n == 1, "every index is visited once");
     }
+}
+
+// Each thread that gets a chunk has prepared for this very job before, once.
+void prepared_once_a_job(int num_threads, int jobs) {
+  ThreadPool pool(num_threads);
+  struct Job {
+    int number;
+    std::vector<int> prepared;
+  } job{0, std::vector<int>(num_threads)};
+  for (job.number = 1; job.number <= jobs; ++job.number)
+    pool.run(
+        1 + job.number % 9, 1,
+        [](void* f, int thread) {
+          auto& j = *static_cast<Job*>(f);
+          expect(j.prepared[thread] < j.number, "prepare is called once a job");
+          j.prepared[thread] = j.number;
+        },
+        [](void* f, int64_t, int64_t, int thread) {
+          auto& j = *static_cast<Job*>(f);
+          expect(j.prepared[thread] == j.number, "prepare comes before the first chunk");
+        },
+        &job);
 }
 
 // Jobs so small that workers wake up late, or into the next job.
@@ -275,6 +297,7 @@ int main(int argc, char** argv) {
   if (plant == "--plant=overflow") return plant_overflow(), 0;
   for (int threads = 1; threads <= 8; ++threads) {
     every_index_once(threads);
+    prepared_once_a_job(threads, threads <= 2 ? 20000 : 2000);
     many_tiny_jobs(threads, threads <= 2 ? 20000 : 2000);  // more threads than cores: switches cost milliseconds
     exceptions_come_out(threads);
     destroyed_while_idle(threads);
