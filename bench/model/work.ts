@@ -41,8 +41,9 @@ export function stepWork(
       multiply(`${part}.linear`, down, tokens)
     }
     const { q, k, v, o } = layer.attention
-    for (const matrix of [k, v]) multiply('attention.linear', matrix, all.tokens)
-    for (const matrix of [q, o]) multiply('attention.linear', matrix, tokens)
+    for (const matrix of [k, v]) multiply('attention.linear_qkv', matrix, all.tokens)
+    multiply('attention.linear_qkv', q, tokens)
+    multiply('attention.linear', o, tokens)
     spend('attention.attention', cached * kvBytes, 4 * seen * numAttentionHeads * headDim)
     if (layer.mlp) dense('mlp', layer.mlp)
     if (!layer.moe || !isMoeLayer(config, i)) return

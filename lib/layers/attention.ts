@@ -1,6 +1,7 @@
-import { attention as attentionOp } from '../ops/attention.ts'
+import { attention } from '../ops/attention.ts'
 import { type BatchLayout, kvAppend, type KvPages } from '../ops/kv_append.ts'
 import { linear } from '../ops/linear.ts'
+import { linearQkv } from '../ops/linear_qkv.ts'
 import { rope } from '../ops/rope.ts'
 import type { Program } from '../program.ts'
 import type { Matrix, Tensor } from '../tensor.ts'
@@ -43,34 +44,59 @@ export interface AttentionRows {
 }
 
 /**
- * Caches keys and values of new rows. Keys are cached rotated: positions are absolute.
- * @param x f32 [num_tokens, hidden_size], normed
- */
-export function appendKeys(
-  p: Program,
-  x: Tensor,
-  { weights, config, cache }: AttentionLayer,
-  { rows, layout }: AttentionRows,
-): void {
-  const numHeads = config.numKeyValueHeads
-  const k = rope(p, linear(p, x, weights.k), rows.positions, rows.ropeTable, { numHeads })
-  kvAppend(p, k, linear(p, x, weights.v), cache, layout)
-}
-
-/**
- * Causal self-attention without score scaling (spec 3.2-3.4), and its residual. The keys of these rows must be cached;
- * those of later positions may be.
+ * Causal self-attention without score scaling (spec 3.2-3.4), and its residual. Caches keys and values of the rows.
  * @param input.x f32 [num_tokens, hidden_size], normed
  * @param input.residual the same before the norm
  */
-export function attention(
+export function selfAttention(
   p: Program,
   input: { x: Tensor; residual: Tensor },
+  layer: AttentionLayer,
+  batch: AttentionRows,
+): Tensor {
+  const { q, k, v } = linearQkv(p, input.x, layer.weights)
+  append(p, { k, v }, layer, batch)
+  return attend(p, { q, residual: input.residual }, layer, batch)
+}
+
+/**
+ * Caches keys and values of new rows.
+ * @param x f32 [num_tokens, hidden_size], normed
+ */
+export function appendKeys(p: Program, x: Tensor, layer: AttentionLayer, batch: AttentionRows): void {
+  const { weights } = layer
+  append(p, { k: linear(p, x, weights.k), v: linear(p, x, weights.v) }, layer, batch)
+}
+
+/** selfAttention() of rows whose keys are cached already; those of later positions may be. */
+export function cachedAttention(
+  p: Program,
+  input: { x: Tensor; residual: Tensor },
+  layer: AttentionLayer,
+  batch: AttentionRows,
+): Tensor {
+  return attend(p, { q: linear(p, input.x, layer.weights.q), residual: input.residual }, layer, batch)
+}
+
+/** Keys are cached rotated: positions are absolute. */
+function append(
+  p: Program,
+  { k, v }: { k: Tensor; v: Tensor },
+  { config, cache }: AttentionLayer,
+  { rows, layout }: AttentionRows,
+): void {
+  const rotated = rope(p, k, rows.positions, rows.ropeTable, { numHeads: config.numKeyValueHeads })
+  kvAppend(p, rotated, v, cache, layout)
+}
+
+function attend(
+  p: Program,
+  { q, residual }: { q: Tensor; residual: Tensor },
   { weights, config, cache }: AttentionLayer,
   { rows, layout }: AttentionRows,
 ): Tensor {
   const { numAttentionHeads: numHeads, numKeyValueHeads: numKvHeads, headDim } = config
-  const q = rope(p, linear(p, input.x, weights.q), rows.positions, rows.ropeTable, { numHeads })
-  const attended = attentionOp(p, q, cache, layout, { numHeads, numKvHeads, headDim })
-  return linear(p, attended, weights.o, input.residual)
+  const rotated = rope(p, q, rows.positions, rows.ropeTable, { numHeads })
+  const attended = attention(p, rotated, cache, layout, { numHeads, numKvHeads, headDim })
+  return linear(p, attended, weights.o, residual)
 }

@@ -5,11 +5,12 @@ import type { Program } from '../program.ts'
 import type { Tensor } from '../tensor.ts'
 import {
   appendKeys,
-  attention,
   type AttentionConfig,
   type AttentionLayer,
   type AttentionRows,
   type AttentionWeights,
+  cachedAttention,
+  selfAttention,
 } from './attention.ts'
 import { denseMlp, type MlpWeights } from './dense_mlp.ts'
 import { type CapacityGroups, moe, type MoeWeights, observedRouter } from './moe.ts'
@@ -62,8 +63,7 @@ export interface WantedRows {
  */
 export function decoderLayer(p: Program, x: Tensor, layer: Layer, batch: LayerBatch): Tensor {
   const normed = norm(p, x, layer, layer.weights.inputNorm)
-  p.scope('attention', () => appendKeys(p, normed, attentionOf(layer), batch))
-  x = attend(p, { x: normed, residual: x }, layer, batch)
+  x = attend(p, selfAttention, { x: normed, residual: x }, layer, batch)
   x = feedForward(p, x, layer, batch, `moe.${layer.index}`)
   p.tap(`hidden.${layer.index}`, x)
   return x
@@ -88,9 +88,10 @@ export function lastLayer(
   }
   const { inputNorm, postAttentionNorm, moe: mixture } = layer.weights
   const normed = norm(p, x, layer, inputNorm)
-  p.scope('attention', () => appendKeys(p, normed, attentionOf(layer), batch))
-  if (from === 'ffn') {
-    x = attend(p, { x: normed, residual: x }, layer, batch)
+  if (from === 'attention') {
+    p.scope('attention', () => appendKeys(p, normed, attentionOf(layer), batch))
+  } else {
+    x = attend(p, selfAttention, { x: normed, residual: x }, layer, batch)
     if (mixture) {
       const routed = norm(p, x, layer, postAttentionNorm)
       const { router } = mixture.experts
@@ -100,13 +101,14 @@ export function lastLayer(
   if (!rows) return null
   x = embedding(p, x, rows)
   if (from === 'attention') {
-    x = attend(p, { x: norm(p, x, layer, inputNorm), residual: x }, layer, wanted.batch)
+    x = attend(p, cachedAttention, { x: norm(p, x, layer, inputNorm), residual: x }, layer, wanted.batch)
   }
   return feedForward(p, x, layer, wanted.batch)
 }
 
 function attend(
   p: Program,
+  attention: typeof selfAttention,
   input: { x: Tensor; residual: Tensor },
   layer: Layer,
   batch: AttentionRows,

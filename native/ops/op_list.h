@@ -9,6 +9,7 @@
 #include "ops/kv_append.h"
 #include "ops/linear.h"
 #include "ops/linear_argmax.h"
+#include "ops/linear_qkv.h"
 #include "ops/moe_gating.h"
 #include "ops/moe_permute.h"
 #include "ops/moe_router.h"
@@ -24,6 +25,7 @@
   X(rms_norm, RmsNorm)                      \
   X(linear, Linear)                         \
   X(linear_argmax, LinearArgmax)            \
+  X(linear_qkv, LinearQkv)                  \
   X(rope, Rope)                             \
   X(kv_append, KvAppend)                    \
   X(attention, Attention)                   \

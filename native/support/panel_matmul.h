@@ -124,6 +124,20 @@ void for_items(const PanelProduct& product, const std::vector<RowGroup>& groups,
   for_items(groups, units, unit_bytes, cpu, [&](int thread) { product.prepare(thread); }, body);
 }
 
+// The products of an item with a panel to where they belong, plus the residual.
+inline void write_panel(const Matmul& m, const Item& item, int64_t panel, const float* sums) {
+  const int64_t column = panel * kPanel, columns = std::min<int64_t>(kPanel, m.out_features - column);
+  for (int64_t r = 0; r < item.rows; ++r) {
+    const int64_t at = (item.first_row + r) * m.out_features + column;
+    if (!m.residual)
+      std::memcpy(m.out + at, sums + r * kPanel, columns * sizeof(float));
+    else
+      for_vectors(columns, [&](int64_t c, auto n) {
+        store(m.out + at + c, add(load(m.residual + at + c, n), load(sums + r * kPanel + c, n)), n);
+      });
+  }
+}
+
 // Groups without rows must be left out.
 inline void matmul(const Matmul& m, std::vector<RowGroup> groups, Cpu& cpu) {
   const PanelProduct product(m, cpu);
@@ -134,16 +148,7 @@ inline void matmul(const Matmul& m, std::vector<RowGroup> groups, Cpu& cpu) {
               float* sums = cpu.scratch<float>(thread, item.rows * kPanel);
               for (int64_t panel = item.first; panel < item.end; ++panel) {
                 product(item, panel, panel + 1 < panels ? panel + 1 : -1, sums, thread);
-                const int64_t column = panel * kPanel, columns = std::min<int64_t>(kPanel, m.out_features - column);
-                for (int64_t r = 0; r < item.rows; ++r) {
-                  const int64_t at = (item.first_row + r) * m.out_features + column;
-                  if (!m.residual)
-                    std::memcpy(m.out + at, sums + r * kPanel, columns * sizeof(float));
-                  else
-                    for_vectors(columns, [&](int64_t c, auto n) {
-                      store(m.out + at + c, add(load(m.residual + at + c, n), load(sums + r * kPanel + c, n)), n);
-                    });
-                }
+                write_panel(m, item, panel, sums);
               }
             });
 }

@@ -47,7 +47,8 @@ describe('the least work of a step', () => {
     const seen = 1 + 2 + 3 // keys, by the rows of the first layer; the last row alone sees 3
     expect(workOf([{ tokens: 3, position: 0 }], [0, 1, 1, 2, 2, 3])).toEqual({
       'embed_tokens.embedding': { bytes: 3 * 40, flops: 0 },
-      'attention.linear': { bytes: 8 * 400, flops: 200 * (4 * 3 + 2 * 3 + 2 * 1) },
+      'attention.linear_qkv': { bytes: 6 * 400, flops: 200 * (3 * 3 + 2 * 3 + 1) },
+      'attention.linear': { bytes: 2 * 400, flops: 200 * (3 + 1) },
       'attention.attention': { bytes: 2 * 3 * 80, flops: 40 * (seen + 3) },
       'mlp.grouped_gemm_swiglu': { bytes: 720, flops: 360 * 3 },
       'mlp.linear': { bytes: 240, flops: 120 * 3 },
@@ -76,7 +77,7 @@ describe('the least work of a step', () => {
 
   it('of a decode step is that of all rows', () => {
     const work = workOf([{ tokens: 1, position: 2 }], [0, 3])
-    expect(work['attention.linear']).toEqual({ bytes: 8 * 400, flops: 200 * 8 })
+    expect(work['attention.linear_qkv']).toEqual({ bytes: 6 * 400, flops: 200 * 6 })
     expect(work['moe.grouped_gemm']).toEqual({ bytes: 240 * 2, flops: 240 })
   })
 })
