@@ -75,7 +75,7 @@ describeOp('linear_qkv', ({ backend, run, matrix, device, weightDtypes }) => {
     const wide = await matrix(randomTensor(4, [4, 6]))
     const other = await matrix(
       randomTensor(2, [4, 3]),
-      weightDtypes.find((dtype) => dtype !== a.dtype)!,
+      weightDtypes.find((dtype) => dtype !== a.dtype),
     )
     for (const [weights, message] of [
       [{ q: a, k: a, v: b }, /linear_qkv: k has 4 rows, v 5/],
