@@ -15,9 +15,8 @@
 // integer dot product takes as they are. The weights are
 //
 //   int8  scale * (q - 128), q in [1, 255]; the scale is the u16 as bf16
-//   int4  scale * (q - z), q and z in [0, 15]; z is the u16's lowest 4 bits, the upper 12 are the scale's exponent and
-//   4
-//         bits of its mantissa (it has no sign)
+//   int4  scale * (q - z), q and z in [0, 15]; z is the u16's lowest 4 bits, the upper 12 are the scale's exponent
+//         and 4 bits of its mantissa (it has no sign)
 //
 // Features beyond out_features and what pads the last k are zero.
 #pragma once

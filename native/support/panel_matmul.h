@@ -67,7 +67,7 @@ class PanelProduct {
 #if OPENMOE_ISA_LEVEL >= 1
   template <class Group>
   QuantRows quant_rows(uint32_t* memory) const {
-    return QuantRows::of<Group>(m_.num_rows, m_.in_features, memory);
+    return QuantRows(QuantShape::of<Group>(m_.in_features), m_.num_rows, memory);
   }
 #endif
 
@@ -77,8 +77,8 @@ class PanelProduct {
     if (m_.weight_dtype == DType::bf16) return pairs_stride();
 #endif
 #if OPENMOE_ISA_LEVEL >= 1
-    if (m_.weight_dtype == DType::int8) return quant_rows<Int8Group>(nullptr).words_per_row();
-    if (m_.weight_dtype == DType::int4) return quant_rows<Int4Group>(nullptr).words_per_row();
+    if (m_.weight_dtype == DType::int8) return QuantShape::of<Int8Group>(m_.in_features).words();
+    if (m_.weight_dtype == DType::int4) return QuantShape::of<Int4Group>(m_.in_features).words();
 #endif
     return 0;
   }

@@ -23,23 +23,29 @@ constexpr int64_t words_of_x(int64_t length) { return length / 4 * kQuadWords; }
 
 // Rows of x as integers. How many are multiplied into a sum, and share a scale, depends on the Group they meet
 // (support/quant_tile.h).
-struct QuantRows {
-  uint32_t* x;      // [rows][stride] quads (support/simd_int.h)
-  float* scale;     // [rows][scales]
-  int32_t* offset;  // [rows][sums]; see QuantTile
-  int64_t sums, scales, stride;
+struct QuantShape {
+  int64_t sums, scales, stride;  // of a row
 
   template <class Group>
-  static QuantRows of(int64_t rows, int64_t length, uint32_t* memory) {
-    QuantRows q;
-    q.sums = (length + Group::kSum - 1) / Group::kSum, q.scales = (length + Group::kScaled - 1) / Group::kScaled;
-    q.stride = spread_stride(words_of_x(q.sums * Group::kSum));
-    q.x = memory;
-    q.offset = reinterpret_cast<int32_t*>(memory + rows * q.stride);
-    q.scale = reinterpret_cast<float*>(memory + rows * (q.stride + q.sums));
-    return q;
+  static QuantShape of(int64_t length) {
+    const int64_t sums = (length + Group::kSum - 1) / Group::kSum;
+    return {.sums = sums,
+            .scales = (length + Group::kScaled - 1) / Group::kScaled,
+            .stride = spread_stride(words_of_x(sums * Group::kSum))};
   }
-  int64_t words_per_row() const { return stride + sums + scales; }
+  int64_t words() const { return stride + sums + scales; }
+};
+
+struct QuantRows : QuantShape {
+  uint32_t* x;      // [rows][stride] quads (support/simd_int.h)
+  int32_t* offset;  // [rows][sums]; see QuantTile
+  float* scale;     // [rows][scales]
+
+  QuantRows(const QuantShape& shape, int64_t rows, uint32_t* memory)
+      : QuantShape(shape),
+        x(memory),
+        offset(reinterpret_cast<int32_t*>(memory + rows * stride)),
+        scale(reinterpret_cast<float*>(memory + rows * (stride + sums))) {}
 };
 
 // What makes numbers with one scale integers in [-127, 127], and of those the numbers again. The second is NaN where
