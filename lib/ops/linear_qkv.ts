@@ -15,7 +15,7 @@ export function linearQkv(
 ): { q: Tensor; k: Tensor; v: Tensor } {
   const op = 'linear_qkv'
   const [numTokens = 0, inFeatures = 0] = expectTensor(op, 'x', x, 'f32', ['num_tokens', 'in_features'])
-  for (const [name, weight] of Object.entries(weights)) expectMatrix(op, name, weight, inFeatures)
+  for (const name of ['q', 'k', 'v'] as const) expectMatrix(op, name, weights[name], inFeatures)
   const { q: qWeight, k: kWeight, v: vWeight } = weights
   const { outFeatures: qFeatures } = qWeight
   const { outFeatures: kvFeatures } = kWeight

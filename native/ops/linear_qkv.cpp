@@ -1,8 +1,7 @@
 // launch   one item per thread at a time, as in linear; panels are numbered through q, k and v
 // traffic  as linear
-// why      a product of a megabyte is short: its beginning, its end and the rounding of its rows take as long as half
-// of
-//          its weights. Three in one have them once
+// why      a product of a megabyte is short: to begin it, to end it and to round its rows takes half as long again as
+//          to read its weights. Three in one have that once
 #include "ops/linear_qkv.h"
 
 #include <algorithm>

@@ -69,6 +69,13 @@ describeOp('linear_qkv', ({ backend, run, matrix, device, weightDtypes }) => {
     )
   }
 
+  it('takes the weights of a layer, whose o may have any width', async () => {
+    const square = await matrix(randomTensor(1, [4, 4]))
+    const weights = { q: square, k: square, v: square, o: await matrix(randomTensor(2, [4, 6])) }
+    const out = await run((p) => linearQkv(p, randomTensor(3, [2, 4]), weights))
+    expectSameBits(out.q.data, out.v.data)
+  })
+
   it('refuses weights that do not fit together', async () => {
     const x = randomTensor(1, [2, 3])
     const [a, b] = [await matrix(randomTensor(2, [4, 3])), await matrix(randomTensor(3, [5, 3]))]
