@@ -6,7 +6,8 @@ import { expectError } from '../support/expect_error.ts'
 import { expectSameBits, F32_NMSE, roundedRows, rows, storedWeights } from '../support/op_fixture.ts'
 import { describeOp, f32, nmse, openOther, randomTensor } from './describe_op.ts'
 
-// Around the edges of panels (32), tiles (2, 3, 8, 12 rows), groups and blocks of k (32, 128, 256, 512, 1024) and items (96 rows).
+// Around the edges of panels (32), tiles (2, 3, 8, 12 rows), groups and blocks of k (32 to
+// 1024, and 2048 and 4096 of int8 and int4) and items (96 rows).
 const SHAPES = [
   ...[0, 1, 2, 3, 4, 5, 7, 12, 13, 33, 97, 200].map((tokens) => [tokens, 67, 135] as const),
   ...[1, 2, 3, 8, 16, 31, 32, 33, 63, 64, 65, 96].map((out) => [5, out, 40] as const),
@@ -17,6 +18,7 @@ const SHAPES = [
   [2, 300, 1025] as const,
   [222, 256, 511] as const,
   [98, 33, 1100] as const,
+  [13, 33, 4200] as const,
 ]
 
 describeOp('linear', ({ backend, run, matrix, device, weightDtypes }) => {

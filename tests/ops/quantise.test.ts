@@ -26,7 +26,7 @@ describe.each(['int8', 'int4'] as const)('%s weights', (dtype) => {
       weight.data.map((w, i) => w * 10 ** ((i % 7) - 3)),
       [96, 256],
     )
-    expect(nmse(await stored(scattered), scattered.data)).toBeLessThan(dtype === 'int8' ? 1e-4 : 2e-2)
+    expect(nmse(await stored(scattered), scattered.data)).toBeLessThan(dtype === 'int8' ? 8e-5 : 2e-2)
   })
 
   // The bounds of docs/quantization.md for one expert, whose error the released models' layers then add to.
@@ -70,7 +70,7 @@ describe.each(['int8', 'int4'] as const)('%s weights', (dtype) => {
 
   it('are the same bytes from a file, in any order and at any row, as from memory', async () => {
     const device = await opened
-    const [rows, cols] = [77, 100]
+    const [rows, cols] = [77, 300] // several groups, the last one short
     const next = random(3)
     const values = Float32Array.from({ length: rows * cols }, () => next() - 0.5)
     const whole = await device.matrix(tensor(values, [rows, cols]), dtype)
@@ -111,9 +111,9 @@ describe.each(['int8', 'int4'] as const)('%s weights', (dtype) => {
     async (...given) => {
       const device = await opened
       const [rowsBefore, rowsAfter, layout] = given
-      const parts = [randomTensor(4, [rowsBefore, 70]), randomTensor(5, [rowsAfter, 70])]
+      const parts = [randomTensor(4, [rowsBefore, 200]), randomTensor(5, [rowsAfter, 200])]
       const outFeatures = rowsBefore + rowsAfter
-      const both = tensor(Float32Array.from([...parts[0]!.data, ...parts[1]!.data]), [outFeatures, 70])
+      const both = tensor(Float32Array.from([...parts[0]!.data, ...parts[1]!.data]), [outFeatures, 200])
       const whole = await device.matrix(both, dtype, { layout })
       const sources = [0, rowsBefore].map(async (rowOffset, i) => {
         const packed = await device.matrix(parts[i]!, dtype)
@@ -121,13 +121,13 @@ describe.each(['int8', 'int4'] as const)('%s weights', (dtype) => {
           `panels-${outFeatures}-${rowsBefore}-${i}`,
           await device.readMatrix(packed, 0, packed.bytes),
         )
-        const shape = { rows: parts[i]!.shape[0]!, cols: 70, rowStride: 70, colStride: 1 }
+        const shape = { rows: parts[i]!.shape[0]!, cols: 200, rowStride: 200, colStride: 1 }
         return { source: { file, offset: 0, dtype: dtypeIndex(dtype), ...shape }, rowOffset }
       })
       const bytes = (m: typeof whole) => device.readMatrix(m, 0, m.bytes)
       // The panel they share keeps the lanes of the other, whichever comes first.
       for (const order of [await Promise.all(sources), (await Promise.all(sources)).reverse()]) {
-        const matrix = device.emptyMatrix(dtype, { count: 1, outFeatures, inFeatures: 70, layout })
+        const matrix = device.emptyMatrix(dtype, { count: 1, outFeatures, inFeatures: 200, layout })
         await device.load(order.map((part) => ({ ...part, matrix, index: 0 })))
         expect(await bytes(matrix)).toEqual(await bytes(whole))
       }
