@@ -21,8 +21,11 @@ namespace openmoe::OPENMOE_ISA {
 inline constexpr int64_t kStreamRows = OPENMOE_ISA_LEVEL >= 2 ? kTileRows : 4, kFewRowsToStream = 6;
 inline constexpr int64_t kBlockWords = OPENMOE_ISA_LEVEL >= 2 ? 512 : 128;
 // Widening bf16 inside the largest tile needs more than 16 registers. There, tiles of two rows widen as they go, up to
-// kDirectRows; with more rows a block is widened once for all of them, to 16 KiB in L1.
+// kDirectRows; with more rows a block is widened once for all of them, to 16 KiB in L1. Widening takes enough of the
+// room for instructions in flight that even one row leaves memory idle, unless it asks ahead.
 inline constexpr bool kWidenBlocks = OPENMOE_ISA_LEVEL < 2;
+inline constexpr bool kWholePanel = kTileVectors * kLanes == kPanel;  // is the width of a tile
+inline constexpr int kDirectTileRows = 2;
 inline constexpr int64_t kDirectRows = OPENMOE_ISA_LEVEL == 1 ? 8 : 3, kDirectWords = 64, kWideK = 128;
 
 // Rows of x times one panel, or its next `num_k`.
@@ -56,13 +59,18 @@ void run_tiles(const PanelRows<typename W::X>& m) {
   }
 }
 
+// One tile, as wide as a panel.
+template <class W, int TileRows = kTileRows>
+void run_ahead(const PanelRows<typename W::X>& m) {
+  run_tile_of<W, TileRows>(
+      m.rows, {.x = m.x, .x_stride = m.x_stride, .word = m.word, .sums = m.sums, .num_k = m.num_k, .resume = false},
+      PrefetchAhead{reinterpret_cast<const std::byte*>(m.word)});
+}
+
 template <class W>
 void run_stream(PanelRows<typename W::X> m) {
   m.next = nullptr;
-  if (m.rows <= kFewRowsToStream || OPENMOE_ISA_LEVEL < 2) return run_tiles<W>(m);
-  run_tile_of<W>(m.rows,
-                 {.x = m.x, .x_stride = m.x_stride, .word = m.word, .sums = m.sums, .num_k = m.num_k, .resume = false},
-                 PrefetchAhead{reinterpret_cast<const std::byte*>(m.word)});
+  m.rows <= kFewRowsToStream || !kWholePanel ? run_tiles<W>(m) : run_ahead<W>(m);
 }
 
 inline void widen_words(const uint32_t* from, int64_t words, float* to) {
@@ -81,6 +89,7 @@ template <class W>
 void run_panel(PanelRows<typename W::X> m) {
   constexpr bool kWiden = kWidenBlocks && std::is_same_v<W, Bf16Weights>;
   if (m.rows <= kStreamRows && !kWiden) return run_stream<W>(m);
+  if (kWiden && kWholePanel && m.rows <= kDirectTileRows) return run_ahead<W, kDirectTileRows>(m);
   const bool wide = kWiden && m.rows > kDirectRows;
   const int64_t words = kWiden ? kDirectWords : kBlockWords;
   const int64_t end = m.num_k, block = wide ? kWideK : words * W::kPerWord;
@@ -97,7 +106,7 @@ void run_panel(PanelRows<typename W::X> m) {
         w.word = reinterpret_cast<const uint32_t*>(widened), w.next = nullptr;
         run_tiles<F32Weights>(w);
       } else {
-        run_tiles<W, 2>(m);
+        run_tiles<W, kDirectTileRows>(m);
       }
     } else {
       run_tiles<W>(m);

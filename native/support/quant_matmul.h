@@ -19,7 +19,10 @@ namespace openmoe::OPENMOE_ISA {
 
 #if OPENMOE_ISA_LEVEL >= 1
 
-constexpr int64_t words_of_x(int64_t length) { return length / 4 * kQuadWords; }
+template <class Group>
+constexpr int64_t words_of_x(int64_t length) {
+  return length / Group::kPerWord * Group::kOperands;
+}
 
 // Rows of x as integers. How many are multiplied into a sum, and share a scale, depends on the Group they meet
 // (support/quant_tile.h).
@@ -31,13 +34,13 @@ struct QuantShape {
     const int64_t sums = (length + Group::kSum - 1) / Group::kSum;
     return {.sums = sums,
             .scales = (length + Group::kScaled - 1) / Group::kScaled,
-            .stride = spread_stride(words_of_x(sums * Group::kSum))};
+            .stride = spread_stride(words_of_x<Group>(sums * Group::kSum))};
   }
   int64_t words() const { return stride + sums + scales; }
 };
 
 struct QuantRows : QuantShape {
-  uint32_t* x;      // [rows][stride] quads (support/simd_int.h)
+  uint32_t* x;      // [rows][stride] operands
   int32_t* offset;  // [rows][sums]; see QuantTile
   float* scale;     // [rows][scales]
 
@@ -66,17 +69,17 @@ inline ActivationScale find_scale(const float* x, int64_t length) {
   return {largest > 0 && std::isfinite(inverse) ? inverse : 0.0f, largest / kMost};
 }
 
-// Writes x as quads and returns the sum of its integers. With a factor of zero, x may be anything.
-template <int64_t Length>
-int32_t quantise_sum(const float* x, float factor, uint32_t* quads) {
+// Writes what one sum multiplies and returns the sum of its integers. With a factor of zero, x may be anything.
+template <class Group>
+int32_t quantise_sum(const float* x, float factor, uint32_t* to) {
   if (factor == 0) {
-    std::fill_n(quads, words_of_x(Length), 0u);
+    std::fill_n(to, words_of_x<Group>(Group::kSum), 0u);
     return 0;
   }
   Vec sum = zero();  // exact: all are integers
-  for (int64_t k = 0; k < Length; k += kLanes) {
+  for (int64_t k = 0; k < Group::kSum; k += kLanes) {
     const Vec rounded = round_even(mul(load(x + k), set1(factor)));
-    store_quads(quads + k / 4 * kQuadWords, rounded);
+    Group::store_x(to + words_of_x<Group>(k), rounded);
     sum = add(sum, rounded);
   }
   return static_cast<int32_t>(reduce_add(sum));
@@ -95,7 +98,7 @@ void quantise_row(const float* x, int64_t length, int zero_point, int64_t row, c
       const float* numbers = x + k;
       if (end - k < kSum) numbers = static_cast<const float*>(std::memcpy(padded, numbers, (end - k) * sizeof(float)));
       to.offset[row * to.sums + k / kSum] =
-          -zero_point * quantise_sum<kSum>(numbers, found.factor, to.x + row * to.stride + words_of_x(k));
+          -zero_point * quantise_sum<Group>(numbers, found.factor, to.x + row * to.stride + words_of_x<Group>(k));
     }
   }
 }
@@ -106,39 +109,36 @@ struct QuantPanel {
   const std::byte* packed;
 };
 
-// Where a tile is as wide as a panel, one passes it as a stream, and several share what waits in L2: 72 KiB of weights.
-// Narrower ones come back to each block, in L1, for its other columns.
-inline constexpr bool kWholePanel = kQuantVectors * kLanes == kPanel;
-inline constexpr int64_t kBlocksInL2 = 16;
+// One tile passes a panel as a stream; several share blocks of weights that wait in L2, 72 KiB, or in L1 where tiles
+// are small and come back often, 18 KiB.
+inline constexpr int64_t kBlocksInCache = OPENMOE_ISA_LEVEL >= 2 ? 16 : 4;
 
 // Into [num_rows][32] sums. The first tile asks for what follows in the stream; only one or a few rows of int4 do not
-// hold it up, so that hardware fetches it as well alone.
+// hold wide vectors up, so that hardware fetches it as well alone.
 template <class Group>
 void run_quant_panel(const QuantRows& rows, const QuantPanel& p, float* sums) {
   std::fill_n(sums, p.num_rows * kPanel, 0.0f);
   const int64_t tiles = (p.num_rows + kQuantRows - 1) / kQuantRows;
-  const bool asks = Group::kQuads == 1 || p.num_rows > kFewRowsToStream || !kWholePanel;
-  const int64_t step = !kWholePanel ? Group::kSums : tiles == 1 ? rows.sums : kBlocksInL2 * Group::kSums;
+  const bool asks = OPENMOE_ISA_LEVEL < 2 || Group::kDType == DType::int8 || p.num_rows > kFewRowsToStream;
+  const int64_t step = tiles == 1 ? rows.sums : kBlocksInCache * Group::kSums;
   for (int64_t s = 0; s < rows.sums; s += step) {
     const int64_t k = s * Group::kSum;
-    for (int c = 0; c < kPanel; c += kQuantVectors * kLanes)
-      for (int64_t i = 0; i < tiles; ++i) {
-        const int64_t first = p.num_rows * i / tiles, end = p.num_rows * (i + 1) / tiles, row = p.first_row + first;
-        const QuantTile tile{.x = rows.x + row * rows.stride + words_of_x(k),
-                             .x_stride = rows.stride,
-                             .scale = rows.scale + row * rows.scales + k / Group::kScaled,
-                             .offset = rows.offset + row * rows.sums + s,
-                             .scale_stride = rows.scales,
-                             .offset_stride = rows.sums,
-                             .group = p.packed + k / group_length(Group::kDType) * group_bytes(Group::kDType),
-                             .column = c,
-                             .sums = sums + first * kPanel,
-                             .num_sums = std::min(step, rows.sums - s)};
-        if (asks && i == 0 && c == 0)
-          run_quant_tile_of<Group>(end - first, tile, PrefetchAhead{tile.group});
-        else
-          run_quant_tile_of<Group>(end - first, tile);
-      }
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t first = p.num_rows * i / tiles, end = p.num_rows * (i + 1) / tiles, row = p.first_row + first;
+      const QuantTile tile{.x = rows.x + row * rows.stride + words_of_x<Group>(k),
+                           .x_stride = rows.stride,
+                           .scale = rows.scale + row * rows.scales + k / Group::kScaled,
+                           .offset = rows.offset + row * rows.sums + s,
+                           .scale_stride = rows.scales,
+                           .offset_stride = rows.sums,
+                           .group = p.packed + k / group_length(Group::kDType) * group_bytes(Group::kDType),
+                           .sums = sums + first * kPanel,
+                           .num_sums = std::min(step, rows.sums - s)};
+      if (asks && i == 0)
+        run_quant_tile_of<Group>(end - first, tile, PrefetchAhead{tile.group});
+      else
+        run_quant_tile_of<Group>(end - first, tile);
+    }
   }
 }
 

@@ -60,25 +60,20 @@ inline Vec abs(Vec v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
 
 #if OPENMOE_ISA_LEVEL >= 1
 
-// Four neighbouring integers of x (|v| <= 127), made the other operand of products with four unsigned bytes.
-// store_quads() writes those of kLanes integers, kQuadWords words each; add_quad() adds a dot product to a sum.
-
-#if OPENMOE_ISA_LEVEL >= 3
-
-inline constexpr int kQuadWords = 1;
-inline void store_quads(uint32_t* p, Vec v) {
+// Integers of x (|v| <= 127), kLanes of them, as bytes in order.
+inline void store_bytes(uint32_t* p, Vec v) {
+#if OPENMOE_ISA_LEVEL >= 2
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
-}
-inline void add_quad(IntVec& sum, IntVec bytes, const uint32_t* x) {
-  // Not the intrinsic: GCC 12 copies its sum to another register each time.
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(int_set1(x[0])));
+#else
+  const __m256i n = _mm256_cvtps_epi32(v);
+  const __m128i x = _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(x, x));
+#endif
 }
 
-#else  // 16 bits each: the first and third in one word, the second and fourth in the other
-
-inline constexpr int kQuadWords = 2;
-inline void store_quads(uint32_t* p, Vec v) {
-#if OPENMOE_ISA_LEVEL == 2
+// Or, of four neighbours, the first and third as 16-bit halves of one word, the second and fourth of the next.
+inline void store_even_odd(uint32_t* p, Vec v) {
+#if OPENMOE_ISA_LEVEL >= 2
   const __m256i x = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(x, 0xd8), 0xd8));
 #else
@@ -87,11 +82,25 @@ inline void store_quads(uint32_t* p, Vec v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_shufflehi_epi16(_mm_shufflelo_epi16(x, 0xd8), 0xd8));
 #endif
 }
-inline void add_quad(IntVec& sum, IntVec bytes, const uint32_t* x) {
-  const IntVec even = pair_products(bit_and(bytes, int_set1(0x00ff00ff)), int_set1(x[0]));
-  sum = int_add(sum, int_add(even, pair_products(shift_right16<8>(bytes), int_set1(x[1]))));
-}
 
+// Not intrinsics in what follows: GCC 12 copies the sum of vpdpbusd to another register each time, and adds up the
+// products of neither of the others in turn, but in a tree whose parts it then keeps in memory.
+#if OPENMOE_ISA_LEVEL >= 3
+// sum + the dot product of four unsigned and four signed bytes, in each lane.
+inline void add_byte_products(IntVec& sum, IntVec bytes, IntVec x) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(x));
+}
+#else
+// Adds the products of 16-bit halves to sums of 32 bits, two a lane.
+inline void add_half_products(IntVec& sum, IntVec halves, IntVec x) {
+  IntVec products;
+  asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(sum), "=&v"(products) : "v"(halves), "v"(x));
+}
+// Adds the products of unsigned and signed bytes to sums of 16 bits, two each.
+inline void add_byte_products16(IntVec& sum, IntVec bytes, IntVec x) {
+  IntVec products;
+  asm("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+v"(sum), "=&v"(products) : "v"(bytes), "v"(x));
+}
 #endif
 #endif
 
