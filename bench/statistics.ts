@@ -73,7 +73,7 @@ function randomIndex(count: number): () => number {
   }
 }
 
-export type Verdict = 'faster' | 'slower' | 'within noise'
+export type Verdict = 'faster' | 'slower' | 'within noise' | 'too few pairs'
 
 export interface Comparison {
   /** Time of B over time of A, the median of the pairs: below 1, B is faster. */
@@ -95,7 +95,7 @@ const PARTS = 3
 
 /**
  * What disturbs the machine disturbs both of a pair. A verdict needs an interval without 1, a difference that matters,
- * and each third of the pairs on the same side of 1.
+ * each third of the pairs on the same side of 1, and MIN_PAIRS.
  */
 export function comparePairs(pairs: readonly Pair[]): Comparison {
   const ratios = pairs.map(([a, b]) => b / a)
@@ -104,12 +104,12 @@ export function comparePairs(pairs: readonly Pair[]): Comparison {
   const size = Math.ceil(ratios.length / PARTS)
   const parts = Array.from({ length: PARTS }, (_, i) => median(ratios.slice(i * size, (i + 1) * size)))
   const agreed = parts.every((part) => part < 1 === ratio < 1)
-  const enough = pairs.length >= MIN_PAIRS && agreed
+  const verdict = agreed ? verdictOf(ratio, interval) : 'within noise'
   return {
     ratio,
     interval,
     pairs: pairs.length,
-    verdict: enough ? verdictOf(ratio, interval) : 'within noise',
+    verdict: pairs.length < MIN_PAIRS ? 'too few pairs' : verdict,
   }
 }
 

@@ -1,9 +1,10 @@
 // Measured rows as Markdown tables, for README.md and docs/benchmarks.md.
+import type { Machine } from './machine.ts'
 import { type Report, type Row, units } from './report.ts'
 
 /** What bench/peers/run.ts writes. */
 export interface PeerReport {
-  machine: { date: string; commit: string }
+  machine: Pick<Machine, 'cpu' | 'cpus' | 'isa'>
   versions: Record<string, string>
   rows: {
     peer: string
@@ -74,6 +75,21 @@ export function resultsTable({ results }: Report): string {
     against(row),
   ])
   return table(['row', 'shape', 'median', 'p10 to p90', 'tok/s', 'held against'], rows, [2, 3, 4])
+}
+
+/** A section of `content` for each machine, in the order in which they come; under its name if there are several. */
+export function byMachine<T extends { machine: Pick<Machine, 'cpu' | 'cpus' | 'isa'> }>(
+  reports: readonly T[],
+  content: (reports: readonly T[]) => string,
+): string {
+  const machines = new Map<string, T[]>()
+  for (const report of reports) {
+    const { cpu, cpus, isa } = report.machine
+    const name = `${cpu}, ${cpus} CPUs, ${isa}`
+    machines.set(name, [...(machines.get(name) ?? []), report])
+  }
+  if (machines.size === 1) return content(reports)
+  return [...machines].map(([name, own]) => `**${name}**\n\n${content(own)}`).join('\n\n')
 }
 
 /** The machine and its roofs, as the line under a table. */

@@ -7,6 +7,7 @@ import { reportError } from '#lib/cli/output'
 import { OpenMoeError } from '#lib/errors'
 import { readReport, type Report } from './report.ts'
 import {
+  byMachine,
   conditions,
   type PeerReport,
   peersTable,
@@ -40,14 +41,15 @@ async function main(files: readonly string[]): Promise<void> {
     if (json.versions) peers.push(json as PeerReport)
     else reports.push(readReport(file))
   }
-  const [first] = reports
-  if (!first)
+  if (reports.length === 0)
     throw new OpenMoeError('ERR_OPENMOE_INVALID_ARG', 'None of the files is a report of openmoe bench.')
-  const details = reports.map((report) => `${resultsTable(report)}\n\n${conditions(report)}`)
-  await rewrite('README.md', { performance: `${summaryTable(reports)}\n\n${conditions(first)}` })
+  const detail = (report: Report): string => `${resultsTable(report)}\n\n${conditions(report)}`
+  await rewrite('README.md', {
+    performance: byMachine(reports, (own) => `${summaryTable(own)}\n\n${conditions(own[0]!)}`),
+  })
   await rewrite('docs/benchmarks.md', {
-    results: details.join('\n\n'),
-    ...(peers.length > 0 && { peers: `${peersTable(peers)}\n\n${peerVersions(peers)}` }),
+    results: byMachine(reports, (own) => own.map(detail).join('\n\n')),
+    ...(peers.length > 0 && { peers: `${byMachine(peers, peersTable)}\n\n${peerVersions(peers)}` }),
   })
 }
 

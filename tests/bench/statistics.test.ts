@@ -85,7 +85,7 @@ describe('comparePairs', () => {
   })
 
   it('says nothing from too few pairs', () => {
-    expect(comparePairs(pairs(MIN_PAIRS - 1, 0.5, 0.01)).verdict).toBe('within noise')
+    expect(comparePairs(pairs(MIN_PAIRS - 1, 0.5, 0.01)).verdict).toBe('too few pairs')
     expect(comparePairs(pairs(MIN_PAIRS, 0.5, 0.01)).verdict).toBe('faster')
   })
 

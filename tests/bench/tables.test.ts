@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest'
 import type { Report, Row } from '../../bench/report.ts'
 import type { Roof } from '../../bench/roofline.ts'
 import {
+  byMachine,
   conditions,
   type PeerReport,
   peersTable,
@@ -95,9 +96,19 @@ describe('tables', () => {
     )
   })
 
+  it('keep machines apart, each under its name', () => {
+    const own = report([])
+    const other: Report = { ...own, machine: { ...own.machine, isa: 'avx512' } }
+    const count = (reports: readonly Report[]): string => `${reports.length} reports`
+    expect(byMachine([own, own], count)).toBe('2 reports')
+    expect(byMachine([own, other, own], count)).toBe(
+      '**A CPU, 2 CPUs, avx2**\n\n2 reports\n\n**A CPU, 2 CPUs, avx512**\n\n1 reports',
+    )
+  })
+
   it('show peers as ratios with their interval', () => {
     const peers: PeerReport = {
-      machine: { date: '', commit: '' },
+      machine: { cpu: 'A CPU', cpus: 2, isa: 'avx2' },
       versions: { 'llama.cpp': '7 (abc)', PyTorch: '1.2' },
       rows: [
         {
