@@ -34,6 +34,7 @@ export async function randomWeights(
       }
       return rows
     },
+    finish: () => Promise.resolve(),
   }
   return buildWeights(device, config, dtype, source, allocated)
 }

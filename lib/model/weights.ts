@@ -61,6 +61,8 @@ export interface LoadWeightsOptions {
 export interface WeightSource {
   matrix(parts: readonly string[], shape: MatrixShape): Promise<Matrix>
   rows(key: string, dtype: DType, shape: readonly number[]): Promise<Tensor>
+  /** Resolves when everything is in its place. */
+  finish(): Promise<void>
 }
 
 /**
@@ -77,9 +79,7 @@ export async function loadWeights(
   const allocated: (Tensor | Matrix)[] = []
   const reader = new FileReader(device, parameters, options, allocated)
   try {
-    const weights = await buildWeights(device, config, options.dtype, reader, allocated)
-    await reader.finish()
-    return weights
+    return await buildWeights(device, config, options.dtype, reader, allocated)
   } catch (error) {
     for (const tensor of allocated) device.free(tensor)
     throw error
@@ -137,22 +137,36 @@ export async function buildWeights(
     }
     layers.push(layer)
   }
-  const weights = {
-    embedTokens,
-    layers,
-    norm: await norm('norm'),
-    lmHead: await matrix('lm_head', vocabSize, d),
-    ropeTable: await device.upload(ropeTable(config.maxPositionEmbeddings, config.headDim, config.ropeTheta)),
-  }
-  allocated.push(weights.ropeTable)
-  return { ...weights, tensors: allocated }
+  const finalNorm = await norm('norm')
+  const lmHead = await matrix('lm_head', vocabSize, d)
+  const table = device.empty('f32', [config.maxPositionEmbeddings, config.headDim])
+  allocated.push(table)
+  const finished = source.finish()
+  finished.catch(() => undefined) // it is awaited below, unless the table fails first
+  await writeRopeTable(device, table, config)
+  await finished
+  return { embedTokens, layers, norm: finalNorm, lmHead, ropeTable: table, tensors: allocated }
 }
+
+/** In parts, so that the event loop has a turn between two of them: the whole takes milliseconds. */
+async function writeRopeTable(device: Device, table: Tensor, config: OpenMoeConfig): Promise<void> {
+  const { maxPositionEmbeddings, headDim, ropeTheta } = config
+  for (let first = 0; first < maxPositionEmbeddings; first += ROPE_ROWS) {
+    const count = Math.min(ROPE_ROWS, maxPositionEmbeddings - first)
+    await device.write(table, ropeTable(count, headDim, ropeTheta, first).data, first * headDim)
+  }
+}
+
+const ROPE_ROWS = 256
 
 // One native call reads at most this much, or this share of it all, so that progress moves and an abort is noticed.
 const BYTES_PER_CALL = 64 << 20
 const SHARE_PER_CALL = 1 / 16
 
-/** Allocates at once, reads behind: while one call reads, the next waits at the device, so that it is never idle. */
+/**
+ * Allocates everything, then reads: the system makes no mappings for one thread while others fill pages. While one call
+ * reads, the next waits at the device, so that it is never idle.
+ */
 class FileReader implements WeightSource {
   private readonly device: Device
   private readonly parameters: ReadonlyMap<string, ParameterSource>
@@ -161,9 +175,7 @@ class FileReader implements WeightSource {
   private readonly totalBytes: number
   private readonly bytesPerCall: number
   private loadedBytes = 0
-  private parts: LoadPart[] = []
-  private partBytes = 0
-  private running = Promise.resolve()
+  private readonly calls: { parts: LoadPart[]; bytes: number }[] = []
 
   constructor(
     device: Device,
@@ -182,7 +194,7 @@ class FileReader implements WeightSource {
     expectMemory(needed, device.name)
   }
 
-  async matrix(parts: readonly string[], shape: MatrixShape): Promise<Matrix> {
+  matrix(parts: readonly string[], shape: MatrixShape): Promise<Matrix> {
     const matrix = this.device.emptyMatrix(this.options.dtype, shape)
     this.allocated.push(matrix)
     let rowOffset = 0
@@ -191,15 +203,15 @@ class FileReader implements WeightSource {
       for (const [index, source] of matrices.entries()) {
         for (const [row, rows, bytes] of this.blocks(source)) {
           const block = sourceRows(source, row, rows)
-          await this.add({ source: block, matrix, index, rowOffset: rowOffset + row }, bytes)
+          this.add({ source: block, matrix, index, rowOffset: rowOffset + row }, bytes)
         }
       }
       rowOffset += matrices[0]?.rows ?? 0
     }
-    return matrix
+    return Promise.resolve(matrix)
   }
 
-  async rows(key: string, dtype: DType, shape: readonly number[]): Promise<Tensor> {
+  rows(key: string, dtype: DType, shape: readonly number[]): Promise<Tensor> {
     const tensor = this.device.empty(dtype, shape)
     this.allocated.push(tensor)
     const [source] = this.parameter(key).matrices
@@ -207,15 +219,22 @@ class FileReader implements WeightSource {
     for (const [row, rows, bytes] of this.blocks(source)) {
       const view = { buffer: tensor.buffer!, offset: row * source.cols * bytesPerElement(dtype) }
       const to = new Tensor(this.device, dtype, [rows, source.cols], view)
-      await this.add({ source: sourceRows(source, row, rows), rows: to }, bytes)
+      this.add({ source: sourceRows(source, row, rows), rows: to }, bytes)
     }
-    return tensor
+    return Promise.resolve(tensor)
   }
 
-  /** Resolves when all that was asked for is in its place. */
+  /** Each call waits for the one before the last, so there are never more than two. */
   async finish(): Promise<void> {
-    await this.submit()
-    await this.running
+    let running = Promise.resolve()
+    for (const { parts, bytes } of this.calls) {
+      this.options.signal?.throwIfAborted()
+      const before = running
+      running = this.load(parts, bytes)
+      running.catch(() => undefined) // it is awaited later, or the one before it failed too
+      await before
+    }
+    await running
   }
 
   private parameter(key: string): ParameterSource {
@@ -237,27 +256,20 @@ class FileReader implements WeightSource {
     }
   }
 
-  private async add(part: LoadPart, bytes: number): Promise<void> {
-    if (this.partBytes + bytes > this.bytesPerCall) await this.submit()
-    this.parts.push(part)
-    this.partBytes += bytes
+  private add(part: LoadPart, bytes: number): void {
+    let call = this.calls.at(-1)
+    if (!call || call.bytes + bytes > this.bytesPerCall) this.calls.push((call = { parts: [], bytes: 0 }))
+    call.parts.push(part)
+    call.bytes += bytes
   }
 
-  /** Reads what was added. Waits for the call before it, so there are never more than two. */
-  private async submit(): Promise<void> {
-    const { parts, partBytes, running, options, totalBytes } = this
-    if (parts.length === 0) return
+  private async load(parts: LoadPart[], bytes: number): Promise<void> {
+    const { options, totalBytes } = this
+    await this.device.load(parts)
     options.signal?.throwIfAborted()
-    this.parts = []
-    this.partBytes = 0
-    this.running = this.device.load(parts).then(() => {
-      options.signal?.throwIfAborted()
-      this.loadedBytes += partBytes
-      const { loadedBytes } = this
-      options.onProgress?.({ loadedBytes, totalBytes, ratio: loadedBytes / totalBytes })
-    })
-    this.running.catch(() => undefined) // it is awaited later, or the one before it failed too
-    await running
+    this.loadedBytes += bytes
+    const { loadedBytes } = this
+    options.onProgress?.({ loadedBytes, totalBytes, ratio: loadedBytes / totalBytes })
   }
 }
 

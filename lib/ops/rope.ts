@@ -36,24 +36,30 @@ export function rope(
 /**
  * Row p is the head_dim/2 cosines, then the head_dim/2 sines of `p / theta^(2j/head_dim)`. Every step is rounded to
  * f32, as the reference does: the rounding of the angle is what a model was trained with.
- * @returns f32 [maxPositions, headDim]
+ * @param firstPosition p of the first row, for a table that is made in parts
+ * @returns f32 [numPositions, headDim]
  */
-export function ropeTable(maxPositions: number, headDim: number, theta: number): HostTensor {
+export function ropeTable(
+  numPositions: number,
+  headDim: number,
+  theta: number,
+  firstPosition = 0,
+): HostTensor {
   expectEven(headDim)
   const half = headDim / 2
   const frequencies = Float32Array.from({ length: half }, (_, j) => {
     const fraction = Math.fround((2 * j) / headDim)
     return 1 / Math.fround(Math.fround(theta) ** fraction)
   })
-  const data = new Float32Array(maxPositions * headDim)
-  for (let position = 0; position < maxPositions; position++) {
+  const data = new Float32Array(numPositions * headDim)
+  for (let row = 0; row < numPositions; row++) {
     frequencies.forEach((frequency, j) => {
-      const angle = Math.fround(position * frequency)
-      data[position * headDim + j] = Math.cos(angle)
-      data[position * headDim + half + j] = Math.sin(angle)
+      const angle = Math.fround((firstPosition + row) * frequency)
+      data[row * headDim + j] = Math.cos(angle)
+      data[row * headDim + half + j] = Math.sin(angle)
     })
   }
-  return tensor(data, [maxPositions, headDim])
+  return tensor(data, [numPositions, headDim])
 }
 
 function expectEven(headDim: number): void {

@@ -56,6 +56,12 @@ describe('ropeTable', () => {
     })
   })
 
+  it('is the same in parts', () => {
+    const { data } = ropeTable(40, 8, THETA)
+    const parts = [ropeTable(24, 8, THETA), ropeTable(16, 8, THETA, 24)]
+    expect(parts.flatMap((part) => [...part.data])).toEqual([...data])
+  })
+
   it('refuses an odd head_dim', async () => {
     await expectError(
       () => ropeTable(4, 3, THETA),
