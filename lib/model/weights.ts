@@ -1,5 +1,4 @@
 // Names -> tensors on a device. Streams every parameter from its file into the layout the kernels read.
-import { existsSync, readFileSync } from 'node:fs'
 import type { MatrixSource, ParameterSource } from '../checkpoint/layout.ts'
 import { PANEL } from '../checkpoint/panels.ts'
 import type { Device, LoadPart } from '../device.ts'
@@ -16,6 +15,7 @@ import {
   type MatrixShape,
   Tensor,
 } from '../tensor.ts'
+import { expectMemory } from './expect_memory.ts'
 import { sourceBytes, sourceRows } from './file_source.ts'
 import { isMoeLayer, type OpenMoeConfig } from './config.ts'
 
@@ -280,26 +280,4 @@ function bytesInMemory({ role, shape }: ParameterSource, dtype: WeightDtype): nu
   const kept =
     role === 'matrix' || role === 'experts' ? dtype : role === 'embedding' ? floatDtype(dtype) : 'f32'
   return shape.reduce((product, side) => product * side, WEIGHT_BYTES[kept])
-}
-
-/** Refuses before reading what the machine cannot hold: the kernel would otherwise kill the process half way. */
-function expectMemory(bytes: number, device: string): void {
-  const available = availableMemory()
-  if (available === undefined || bytes <= available) return
-  const gib = (n: number): string => (n / 2 ** 30).toFixed(1)
-  throw new OpenMoeError(
-    'ERR_OPENMOE_OUT_OF_MEMORY',
-    `The weights need ${gib(bytes)} GiB, ${gib(available)} GiB are available to ${device}. ` +
-      "Pass { dtype: 'bf16' }, 'int8' or 'int4', free memory, or load a smaller model.",
-  )
-}
-
-function availableMemory(): number | undefined {
-  if (existsSync('/proc/meminfo')) {
-    const kib = /^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1]
-    const limit = process.constrainedMemory()
-    const available = Number(kib) * 1024
-    if (kib) return limit && limit < 2 ** 60 ? Math.min(available, limit) : available
-  }
-  return undefined
 }
