@@ -27,7 +27,8 @@ const PARTS: { name: string; files: RegExp; mayImport: string[] }[] = [
   { name: 'tokenizer', files: /^tokenizer\//, mayImport: ['errors', 'native'] },
   {
     name: 'network',
-    files: /^model\/(weights|file_source|expect_memory|kv_cache|openmoe|runner|statistics|parameter_count)\.ts$/,
+    files:
+      /^model\/(weights|file_source|expect_memory|kv_cache|openmoe|runner|statistics|parameter_count)\.ts$/,
     mayImport: ['errors', 'native', 'tensor', 'program', 'device', 'ops', 'layers', 'config', 'checkpoint'],
   },
   { name: 'generate', files: /^generate\//, mayImport: ['errors', 'ops', 'config', 'network'] },
