@@ -17,7 +17,6 @@ inline IntVec int_load(const uint16_t* p) {
   return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 inline IntVec bit_and(IntVec a, IntVec b) { return _mm512_and_si512(a, b); }
-inline IntVec int_add(IntVec a, IntVec b) { return _mm512_add_epi32(a, b); }
 template <int N>
 inline IntVec shift_left(IntVec a) {
   return _mm512_slli_epi32(a, N);
@@ -42,7 +41,6 @@ inline IntVec int_load(const uint16_t* p) {
   return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 inline IntVec bit_and(IntVec a, IntVec b) { return _mm256_and_si256(a, b); }
-inline IntVec int_add(IntVec a, IntVec b) { return _mm256_add_epi32(a, b); }
 template <int N>
 inline IntVec shift_left(IntVec a) {
   return _mm256_slli_epi32(a, N);

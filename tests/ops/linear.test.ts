@@ -73,6 +73,25 @@ describeOp('linear', ({ backend, run, matrix, device, weightDtypes }) => {
       }
     })
 
+    // Of int4, 31 weights of the highest step beside a zero in each group: sums of 16 bits have room for this, barely.
+    it(`adds up the largest products there can be, ${dtype}`, async () => {
+      const [count, width] = [3, 256]
+      const packed = await matrix(
+        tensor(
+          new Float32Array(33 * width).map((_, i) => (i % 32 ? 15 : 0)),
+          [33, width],
+        ),
+        dtype,
+      )
+      const x = tensor(
+        new Float32Array(count * width).map((_, i) => (i < width ? -1 : 1)),
+        [count, width],
+      )
+      const out = await run((p) => linear(p, x, packed))
+      const expected = new Float32Array(count * 33).map((_, i) => (i < 33 ? -1 : 1) * 15 * (width / 32) * 31)
+      expect(nmse(out.data, expected)).toBeLessThan(2e-5)
+    })
+
     it(`keeps NaN and infinity in their own row, ${dtype}`, async () => {
       const x = randomTensor(5, [9, 70])
       const clean = tensor(x.data.slice(), x.shape)
