@@ -73,9 +73,11 @@ void ThreadPool::run(int64_t count, int64_t grain, Prepare prepare, Body body, v
   const int64_t chunks = (count + grain - 1) / grain;
   failed_.store(false, std::memory_order_relaxed);
   finished_.store(0, std::memory_order_relaxed);
+  ++jobs_;
   for (int i = num_threads_ - 1; i >= 0; --i) {
     Share& share = shares_[i];
     share.prepare = prepare, share.body = body, share.context = context, share.count = count, share.grain = grain;
+    share.job = jobs_;
     const uint64_t first = chunks * i / num_threads_, end = chunks * (i + 1) / num_threads_;
     share.chunks.store(first << 32 | end, std::memory_order_release);
   }
@@ -101,19 +103,24 @@ void ThreadPool::run(int64_t count, int64_t grain, Prepare prepare, Body body, v
 void ThreadPool::claim_chunks(int thread) {
   uint32_t done = 0;
   int64_t chunk;
-  for (Share& own = shares_[thread]; (chunk = own.claim_first()) >= 0; ++done) run_chunk(own, chunk, thread, done == 0);
+  for (Share& own = shares_[thread]; (chunk = own.claim_first()) >= 0; ++done) run_chunk(own, chunk, thread);
   for (int i = 1; i < num_threads_; ++i)
     for (Share& other = shares_[(thread + i) % num_threads_]; (chunk = other.claim_last()) >= 0; ++done)
-      run_chunk(other, chunk, thread, done == 0);
+      run_chunk(other, chunk, thread);
   if (done == 0) return;
   finished_.fetch_add(done, std::memory_order_acq_rel);
   finished_.notify_all();
 }
 
-void ThreadPool::run_chunk(const Share& share, int64_t chunk, int thread, bool first) {
+void ThreadPool::run_chunk(const Share& share, int64_t chunk, int thread) {
   const int64_t begin = chunk * share.grain;
+  // A worker may come back into a job it was done with: shares are handed out one after the other.
+  uint64_t& prepared_job = shares_[thread].prepared_job;
   try {
-    if (first && share.prepare) share.prepare(share.context, thread);
+    if (share.prepare && prepared_job != share.job) {
+      share.prepare(share.context, thread);
+      prepared_job = share.job;
+    }
     share.body(share.context, begin, std::min(begin + share.grain, share.count), thread);
   } catch (...) {
     std::lock_guard lock(failure_mutex_);

@@ -24,8 +24,8 @@ class ThreadPool {
 
   // Runs body over [0, count) in chunks of `grain`. Each thread begins with a share of neighbouring chunks, in order;
   // one that has none left takes those of others from their end, so a worker that loses its core costs its share only.
-  // Which thread runs a chunk is not fixed: a chunk must own its outputs. `prepare`, which may be null, runs on each
-  // thread before its first chunk. The first exception is rethrown.
+  // Which thread runs a chunk is not fixed: a chunk must own its outputs. `prepare`, which may be null, runs once on
+  // each thread that gets a chunk, before its first. The first exception is rethrown.
   void run(int64_t count, int64_t grain, Prepare prepare, Body body, void* context);
 
  private:
@@ -38,6 +38,8 @@ class ThreadPool {
     Body body = nullptr;
     void* context = nullptr;
     int64_t count = 0, grain = 1;
+    uint64_t job = 0;
+    uint64_t prepared_job = 0;  // the last one that this share's thread has prepared for; nobody else's business
 
     bool empty() const;
     int64_t claim_first();
@@ -48,11 +50,12 @@ class ThreadPool {
   void work(int thread);
   void wait_for_share(int thread, uint32_t seen);
   void claim_chunks(int thread);
-  void run_chunk(const Share& share, int64_t chunk, int thread, bool first);
+  void run_chunk(const Share& share, int64_t chunk, int thread);
   void end_workers();
 
   const int num_threads_;
   std::unique_ptr<Share[]> shares_;
+  uint64_t jobs_ = 0;  // begun so far
   alignas(64) std::atomic<uint32_t> finished_{0};
   alignas(64) std::atomic<uint32_t> signal_{0};  // workers park on this
   std::atomic<bool> stop_{false};
