@@ -26,7 +26,7 @@ inline constexpr int64_t kBlockWords = OPENMOE_ISA_LEVEL >= 2 ? 512 : 128;
 inline constexpr bool kWidenBlocks = OPENMOE_ISA_LEVEL < 2;
 inline constexpr bool kWholePanel = kTileVectors * kLanes == kPanel;  // is the width of a tile
 inline constexpr int kDirectTileRows = 2;
-inline constexpr int64_t kDirectRows = OPENMOE_ISA_LEVEL == 1 ? 8 : 3, kDirectWords = 64, kWideK = 128;
+inline constexpr int64_t kDirectRows = OPENMOE_ISA_LEVEL == 1 ? 12 : 3, kDirectWords = 128, kWideK = 128;
 
 // Rows of x times one panel, or its next `num_k`.
 template <class X>
@@ -35,23 +35,22 @@ struct PanelRows {
   int64_t x_stride, rows;
   const uint32_t* word;
   int64_t num_k;
-  float* sums;            // [rows][32]
-  const std::byte* next;  // what to fetch meanwhile, as much as this; may be null
-  bool resume = false;    // the chains go on from `sums`
+  float* sums;                      // [rows][32]
+  std::span<const std::byte> next;  // what to fetch meanwhile; may be empty
+  bool resume = false;              // the chains go on from `sums`
 };
 
 template <class W, int TileRows = kTileRows>
 void run_tiles(const PanelRows<typename W::X>& m) {
   const int64_t tiles = (m.rows + TileRows - 1) / TileRows, tile_rows = m.rows / tiles, longer = m.rows % tiles;
   const int64_t words = (m.num_k + W::kPerWord - 1) / W::kPerWord;
-  const int64_t step = tiles == 1 ? kWordBytes / 2 : kWordBytes / 4;  // two tiles fetch half each
   for (int c = 0; c < kPanel; c += kTileVectors * kLanes) {
     Tile<typename W::X> t{
         .x = m.x, .x_stride = m.x_stride, .word = m.word + c, .sums = m.sums + c, .num_k = m.num_k, .resume = m.resume};
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t rows = tile_rows + (i < longer);
-      if (m.next && c == 0 && i < 2)
-        run_tile_of<W>(rows, t, PrefetchOther{m.next + i * words * 2 * step, step});
+      if (!m.next.empty() && c == 0 && i < kFetchingTiles)
+        run_tile_of<W>(rows, t, fetch_part(m.next, i, tiles, words * kWordBytes));
       else
         run_tile_of<W>(rows, t);
       t.x += rows * m.x_stride, t.sums += rows * kPanel;
@@ -69,7 +68,7 @@ void run_ahead(const PanelRows<typename W::X>& m) {
 
 template <class W>
 void run_stream(PanelRows<typename W::X> m) {
-  m.next = nullptr;
+  m.next = {};
   m.rows <= kFewRowsToStream || !kWholePanel ? run_tiles<W>(m) : run_ahead<W>(m);
 }
 
@@ -78,32 +77,32 @@ inline void widen_words(const uint32_t* from, int64_t words, float* to) {
     for (int c = 0; c < kPanel; c += kLanes) {
       Vec even, odd;
       load_pairs(reinterpret_cast<const bf16*>(from + c), even, odd);
-      if (c % 16 == 0) __builtin_prefetch(from + c + kWideK / 2 * kPanel);
       store(to + c, even);
       store(to + kPanel + c, odd);
     }
 }
 
-// `m.next` is the panel that follows in this thread's stream.
+// `follows` is the panel with which this thread's stream goes on; may be null.
 template <class W>
-void run_panel(PanelRows<typename W::X> m) {
+void run_panel(PanelRows<typename W::X> m, const std::byte* follows) {
   constexpr bool kWiden = kWidenBlocks && std::is_same_v<W, Bf16Weights>;
   if (m.rows <= kStreamRows && !kWiden) return run_stream<W>(m);
   if (kWiden && kWholePanel && m.rows <= kDirectTileRows) return run_ahead<W, kDirectTileRows>(m);
   const bool wide = kWiden && m.rows > kDirectRows;
   const int64_t words = kWiden ? kDirectWords : kBlockWords;
   const int64_t end = m.num_k, block = wide ? kWideK : words * W::kPerWord;
-  const std::byte* next_panel = m.next;
   for (int64_t k = 0; k == 0 || k < end; k += block) {
     const uint32_t* next_word = m.word + block / W::kPerWord * kPanel;
     m.num_k = std::min(block, end - k), m.resume = k > 0;
-    m.next = k + block < end ? reinterpret_cast<const std::byte*>(next_word) : next_panel;
+    const auto* next = k + block < end ? reinterpret_cast<const std::byte*>(next_word) : follows;
+    const int64_t bytes = (m.num_k + W::kPerWord - 1) / W::kPerWord * kWordBytes;
+    m.next = {next, next ? static_cast<size_t>(bytes) : 0};
     if constexpr (kWiden) {
       if (wide) {
         alignas(64) float widened[kWideK * kPanel];
         widen_words(m.word, (m.num_k + 1) / 2, widened);
         PanelRows<float> w = m;
-        w.word = reinterpret_cast<const uint32_t*>(widened), w.next = nullptr;
+        w.word = reinterpret_cast<const uint32_t*>(widened);
         run_tiles<F32Weights>(w);
       } else {
         run_tiles<W, kDirectTileRows>(m);

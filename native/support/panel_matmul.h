@@ -107,7 +107,8 @@ class PanelProduct {
                   .word = reinterpret_cast<const uint32_t*>(packed),
                   .num_k = m_.in_features,
                   .sums = sums,
-                  .next = next});
+                  .next = {}},
+                 next);
   }
 
   const Matmul m_;

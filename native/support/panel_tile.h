@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "support/panel.h"
 #include "support/simd.h"
@@ -104,7 +106,7 @@ struct PrefetchAhead {
   void two() { one(), one(); }
 };
 
-// Something else, into L2, `step` bytes at a time: a cache line or half of one.
+// Something else, into L2, `step` bytes at a time: a cache line or a part of one.
 struct PrefetchOther {
   const std::byte* from;
   int64_t step;
@@ -115,6 +117,17 @@ struct PrefetchOther {
   }
   void two() { one(), one(); }
 };
+
+// Tiles that share a block fetch what is needed next meanwhile, the first few of them a part each: memory is busy while
+// they multiply. AVX2 has small tiles, which come back often.
+inline constexpr int64_t kFetchingTiles = OPENMOE_ISA_LEVEL >= 2 ? 2 : 4;
+
+// The part of `next` that tile i < kFetchingTiles of `tiles` fetches while it passes `passed` bytes.
+inline PrefetchOther fetch_part(std::span<const std::byte> next, int64_t i, int64_t tiles, int64_t passed) {
+  const int64_t bytes = static_cast<int64_t>(next.size()), parts = std::min(tiles, kFetchingTiles);
+  const int64_t calls = std::max<int64_t>(1, parts * (passed / 64));
+  return {next.data() + bytes * i / parts, std::min<int64_t>(64, (bytes + calls - 1) / calls)};
+}
 
 // One tile over one block of k.
 template <class X>

@@ -113,16 +113,20 @@ struct QuantPanel {
 // are small and come back often, 18 KiB.
 inline constexpr int64_t kBlocksInCache = OPENMOE_ISA_LEVEL >= 2 ? 16 : 4;
 
-// Into [num_rows][32] sums. The first tile asks for what follows in the stream; only one or a few rows of int4 do not
-// hold wide vectors up, so that hardware fetches it as well alone.
+// Into [num_rows][32] sums. Where tiles are small, they fetch the next block together; elsewhere the first asks for
+// what follows in the stream. Only one or a few rows of int4 do not hold wide vectors up, so that hardware fetches it
+// as well alone.
 template <class Group>
 void run_quant_panel(const QuantRows& rows, const QuantPanel& p, float* sums) {
   std::fill_n(sums, p.num_rows * kPanel, 0.0f);
   const int64_t tiles = (p.num_rows + kQuantRows - 1) / kQuantRows;
   const bool asks = OPENMOE_ISA_LEVEL < 2 || Group::kDType == DType::int8 || p.num_rows > kFewRowsToStream;
+  const bool fetches = OPENMOE_ISA_LEVEL < 2 && tiles > 1;
   const int64_t step = tiles == 1 ? rows.sums : kBlocksInCache * Group::kSums;
   for (int64_t s = 0; s < rows.sums; s += step) {
-    const int64_t k = s * Group::kSum;
+    const int64_t k = s * Group::kSum, length = std::min(step, rows.sums - s) * Group::kSum;
+    const std::byte* group = p.packed + k / group_length(Group::kDType) * group_bytes(Group::kDType);
+    const size_t bytes = length / group_length(Group::kDType) * group_bytes(Group::kDType);
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t first = p.num_rows * i / tiles, end = p.num_rows * (i + 1) / tiles, row = p.first_row + first;
       const QuantTile tile{.x = rows.x + row * rows.stride + words_of_x<Group>(k),
@@ -131,11 +135,13 @@ void run_quant_panel(const QuantRows& rows, const QuantPanel& p, float* sums) {
                            .offset = rows.offset + row * rows.sums + s,
                            .scale_stride = rows.scales,
                            .offset_stride = rows.sums,
-                           .group = p.packed + k / group_length(Group::kDType) * group_bytes(Group::kDType),
+                           .group = group,
                            .sums = sums + first * kPanel,
-                           .num_sums = std::min(step, rows.sums - s)};
-      if (asks && i == 0)
-        run_quant_tile_of<Group>(end - first, tile, PrefetchAhead{tile.group});
+                           .num_sums = length / Group::kSum};
+      if (fetches && i < kFetchingTiles)
+        run_quant_tile_of<Group>(end - first, tile, fetch_part({group + bytes, bytes}, i, tiles, bytes));
+      else if (asks && i == 0)
+        run_quant_tile_of<Group>(end - first, tile, PrefetchAhead{group});
       else
         run_quant_tile_of<Group>(end - first, tile);
     }
@@ -187,7 +193,7 @@ inline void run_wide_panel(const Matmul& m, int64_t first_row, int64_t num_rows,
                            .word = reinterpret_cast<const uint32_t*>(wide),
                            .num_k = std::min(kWideLength, m.in_features - k),
                            .sums = sums,
-                           .next = nullptr,
+                           .next = {},
                            .resume = k > 0});
   }
 }
