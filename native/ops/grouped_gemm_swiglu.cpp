@@ -19,13 +19,11 @@ namespace openmoe::OPENMOE_ISA {
 static void whole_panels(const Matmul& m, std::vector<RowGroup>& groups, int64_t width, Cpu& cpu) {
   const PanelProduct product(m, cpu);
   const int64_t units = width / kPanel;
-  const size_t unit_bytes = 3 * panel_bytes(m.weight_dtype, m.in_features);
-  for_items(product, groups, units, unit_bytes, cpu, [&](const Item& item, int thread) {
+  for_items(product, groups, units, 3, cpu, [&](const Item& item, int thread) {
     const int64_t size = item.rows * kPanel;
     float* sums = cpu.scratch<float>(thread, 3 * size);
     for (int64_t unit = item.first; unit < item.end; ++unit) {
-      for (int64_t i = 3 * unit; i < 3 * unit + 3; ++i)
-        product(item, i, i + 1 < 3 * units ? i + 1 : -1, sums + i % 3 * size, thread);
+      product(item, 3 * unit, 3 * unit + 3, 3 * units, sums, thread);
       for (int64_t r = 0; r < item.rows; ++r) {
         const float* a = sums + r * kPanel;
         gated(a, a + size, a + 2 * size, kPanel, m.out + (item.first_row + r) * width + unit * kPanel);

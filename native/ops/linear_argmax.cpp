@@ -71,13 +71,11 @@ void linear_argmax(const LinearArgmax& a, Cpu& cpu) {
   const PanelProduct product(m, cpu);
   const std::vector<RowGroup> rows{{.weight = a.weight.as<std::byte>(), .first_row = 0, .num_rows = a.num_rows}};
   const int64_t panels = num_panels(vocab);
-  for_items(product, rows, panels, panel_bytes(m.weight_dtype, m.in_features), cpu, [&](const Item& item, int thread) {
-    float* sums = cpu.scratch<float>(thread, item.rows * kPanel);
-    for (int64_t panel = item.first; panel < item.end; ++panel) {
-      product(item, panel, panel + 1 < panels ? panel + 1 : -1, sums, thread);
+  for_items(product, rows, panels, 1, cpu, [&](const Item& item, int thread) {
+    for_panels(product, item, panels, cpu, thread, [&](int64_t panel, const float* sums) {
       const int64_t first = panel * kPanel, ids = std::min<int64_t>(kPanel, vocab - first);
       for (int64_t r = 0; r < item.rows; ++r) findings.note(thread, item.first_row + r, first, sums + r * kPanel, ids);
-    }
+    });
   });
   for (int64_t row = 0; row < a.num_rows; ++row) token[row] = findings.token(row);
 }

@@ -36,14 +36,14 @@ void linear_qkv(const LinearQkv& a, Cpu& cpu) {
   }
   const PanelProduct product(products[0], cpu);
   const std::vector<RowGroup> rows{{.weight = nullptr, .first_row = 0, .num_rows = a.num_tokens}};
-  for_items(product, rows, first[3], panel_bytes(a.q_weight.dtype, a.in_features), cpu, [&](Item item, int thread) {
-    float* sums = cpu.scratch<float>(thread, item.rows * kPanel);
-    for (int64_t i = item.first; i < item.end; ++i) {
-      const auto part = std::upper_bound(first, first + 3, i) - first - 1;
-      const int64_t panel = i - first[part];
-      item.weight = parts[part].weight.as<std::byte>();
-      product(item, panel, i + 1 < first[part + 1] ? panel + 1 : -1, sums, thread);
-      write_panel(products[part], item, panel, sums);
+  for_items(product, rows, first[3], 1, cpu, [&](const Item& item, int thread) {
+    for (int part = 0; part < 3; ++part) {
+      Item own = item;
+      own.weight = parts[part].weight.as<std::byte>();
+      own.first = std::max(item.first, first[part]) - first[part];
+      own.end = std::min(item.end, first[part + 1]) - first[part];
+      for_panels(product, own, first[part + 1] - first[part], cpu, thread,
+                 [&](int64_t panel, const float* sums) { write_panel(products[part], own, panel, sums); });
     }
   });
 }

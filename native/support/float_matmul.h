@@ -72,6 +72,31 @@ void run_stream(PanelRows<typename W::X> m) {
   m.rows <= kFewRowsToStream || !kWholePanel ? run_tiles<W>(m) : run_ahead<W>(m);
 }
 
+// What a row or two of bf16 wait for before AVX-512 is that one stream of a core is slow, and what is widened fills the
+// queues meanwhile. So they pass neighbouring panels side by side, a few lines of each in turn, and ask for the next
+// turn's.
+inline constexpr int64_t kPanelsInTurn = OPENMOE_ISA_LEVEL == 1 ? 3 : 1, kTurnWords = 2;
+
+// Into [panels][rows][32] sums.
+template <class W, int Rows = kDirectTileRows>
+void run_in_turn(const PanelRows<typename W::X>& m, int64_t panels) {
+  if constexpr (Rows > 1) {
+    if (m.rows < Rows) return run_in_turn<W, Rows - 1>(m, panels);
+  }
+  const int64_t panel_words = (m.num_k + W::kPerWord - 1) / W::kPerWord * kPanel, turn = kTurnWords * W::kPerWord;
+  for (int64_t k = 0; k < m.num_k; k += turn)
+    for (int64_t i = 0; i < panels; ++i) {
+      const uint32_t* word = m.word + i * panel_words + k / W::kPerWord * kPanel;
+      const Tile<typename W::X> tile{.x = m.x + k / W::kPerWord * W::kXPerWord,
+                                     .x_stride = m.x_stride,
+                                     .word = word,
+                                     .sums = m.sums + i * Rows * kPanel,
+                                     .num_k = std::min(turn, m.num_k - k),
+                                     .resume = k > 0};
+      run_tile<Rows, W>(tile, PrefetchNear{reinterpret_cast<const std::byte*>(word + kTurnWords * kPanel)});
+    }
+}
+
 inline void widen_words(const uint32_t* from, int64_t words, float* to) {
   for (int64_t i = 0; i < words; ++i, from += kPanel, to += 2 * kPanel)
     for (int c = 0; c < kPanel; c += kLanes) {

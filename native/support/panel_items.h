@@ -48,14 +48,16 @@ inline constexpr int64_t kItemBytes = 64 << 10, kLeastItemBytes = 16 << 10, kIte
 // units, which are then warm in the caches, follow each other.
 class Items {
  public:
-  // Matrices of `units` of `unit_bytes` each: panels, or panels that belong together.
-  Items(const std::vector<RowGroup>& groups, int64_t units, int64_t unit_bytes, int num_threads)
+  // Matrices of `units` of `unit_bytes` each: panels, or panels that belong together. An item is at least
+  // least(num_rows) of them.
+  template <class L>
+  Items(const std::vector<RowGroup>& groups, int64_t units, int64_t unit_bytes, L&& least, int num_threads)
       : groups_(groups), units_(units), first_{0} {
     const int64_t all = static_cast<int64_t>(groups.size()) * units * unit_bytes;
     const int64_t few = std::clamp(all / (kItemsPerThread * num_threads), kLeastItemBytes, kItemBytes);
     for (const RowGroup& g : groups) {
       const int64_t bytes = g.num_rows > kFewRows ? kItemBytes : few;
-      const int64_t per_item = std::max<int64_t>(1, bytes / std::max<int64_t>(unit_bytes, 1));
+      const int64_t per_item = std::max<int64_t>(least(g.num_rows), bytes / std::max<int64_t>(unit_bytes, 1));
       first_.push_back(first_.back() + (units + per_item - 1) / per_item * parts(g));
     }
   }
@@ -80,9 +82,10 @@ class Items {
 };
 
 // body(item, thread) for every item, on all threads, each after prepare(thread). Groups without rows must be left out.
-template <class P, class F>
-void for_items(const std::vector<RowGroup>& groups, int64_t units, size_t unit_bytes, Cpu& cpu, P&& prepare, F&& body) {
-  const Items items(groups, units, static_cast<int64_t>(unit_bytes), cpu.num_threads());
+template <class L, class P, class F>
+void for_items(const std::vector<RowGroup>& groups, int64_t units, size_t unit_bytes, L&& least, Cpu& cpu, P&& prepare,
+               F&& body) {
+  const Items items(groups, units, static_cast<int64_t>(unit_bytes), least, cpu.num_threads());
   cpu.parallel_for(items.count(), 1, prepare, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; ++i) body(items[i], thread);
   });

@@ -18,7 +18,7 @@ namespace openmoe::OPENMOE_ISA {
 class PanelProduct {
  public:
   PanelProduct(const Matmul& m, Cpu& cpu)
-      : m_(m), panel_bytes_(panel_bytes(m.weight_dtype, m.in_features)), each_(m.num_rows <= kFewRows) {
+      : m_(m), panel_bytes_(openmoe::panel_bytes(m.weight_dtype, m.in_features)), each_(m.num_rows <= kFewRows) {
     copy_words_ = (m.num_rows * words_per_row() + 15) / 16 * 16;
     if (copy_words_ == 0) return;
     memory_ = cpu.shared_scratch<uint32_t>(copy_words_ * (each_ ? cpu.num_threads() : 1));
@@ -27,16 +27,33 @@ class PanelProduct {
                      [&](int64_t begin, int64_t end, int) { round_rows(begin, end, memory_); });
   }
 
+  size_t panel_bytes() const { return panel_bytes_; }
+
   // To be called on each thread before its first product.
   void prepare(int thread) const {
     if (each_ && copy_words_ > 0) round_rows(0, m_.num_rows, rows_of(thread));
   }
 
-  // sums[r] = x[first_row + r] times the 32 columns of a panel. `next` is the panel this thread probably goes on with,
-  // or -1.
-  void operator()(const Item& item, int64_t panel, int64_t next, float* sums, [[maybe_unused]] int thread) const {
+  // Neighbouring panels that rows are best multiplied with in one call.
+  int64_t panels_at_once(int64_t num_rows) const {
+    const bool in_turn = m_.weight_dtype == DType::bf16 && num_rows <= kDirectTileRows;
+    return in_turn ? kPanelsInTurn : 1;
+  }
+
+  // sums[i][r] = x[first_row + r] times the 32 columns of each panel in [first, end);
+  // this thread probably goes on with the next, if that is before `limit`.
+  void operator()(const Item& item, int64_t first, int64_t end, int64_t limit, float* sums, int thread) const {
+    if constexpr (kPanelsInTurn > 1)
+      if (m_.in_features > 0 && end - first > 1 && panels_at_once(item.rows) > 1)
+        return run_in_turn<Bf16Weights>(panel_rows<Bf16Weights>(m_.x, m_.in_features, item, first, sums), end - first);
+    for (int64_t panel = first; panel < end; ++panel, sums += item.rows * kPanel)
+      run_one(item, panel, panel + 1 < limit ? panel + 1 : -1, sums, thread);
+  }
+
+ private:
+  void run_one(const Item& item, int64_t panel, int64_t next, float* sums, [[maybe_unused]] int thread) const {
     if (m_.in_features == 0) return void(std::fill_n(sums, item.rows * kPanel, 0.0f));
-    const std::byte* packed = item.weight + panel * panel_bytes_;
+    [[maybe_unused]] const std::byte* packed = item.weight + panel * panel_bytes_;
     const std::byte* follows = next < 0 ? nullptr : item.weight + next * panel_bytes_;
     if (is_quantised(m_.weight_dtype)) {
 #if OPENMOE_ISA_LEVEL >= 1
@@ -50,14 +67,13 @@ class PanelProduct {
     }
 #if OPENMOE_ISA_LEVEL == 3
     if (m_.weight_dtype == DType::bf16)
-      return run<Bf16PairWeights>(rows_of(thread), pairs_stride(), item, packed, follows, sums);
+      return run<Bf16PairWeights>(rows_of(thread), pairs_stride(), item, panel, follows, sums);
 #else
-    if (m_.weight_dtype == DType::bf16) return run<Bf16Weights>(m_.x, m_.in_features, item, packed, follows, sums);
+    if (m_.weight_dtype == DType::bf16) return run<Bf16Weights>(m_.x, m_.in_features, item, panel, follows, sums);
 #endif
-    run<F32Weights>(m_.x, m_.in_features, item, packed, follows, sums);
+    run<F32Weights>(m_.x, m_.in_features, item, panel, follows, sums);
   }
 
- private:
   uint32_t* rows_of(int thread) const { return memory_ + (each_ ? thread * copy_words_ : 0); }
 
 #if OPENMOE_ISA_LEVEL == 3
@@ -99,16 +115,21 @@ class PanelProduct {
   }
 
   template <class W>
-  void run(const typename W::X* x, int64_t stride, const Item& item, const std::byte* packed, const std::byte* next,
+  PanelRows<typename W::X> panel_rows(const typename W::X* x, int64_t stride, const Item& item, int64_t panel,
+                                      float* sums) const {
+    return {.x = x + item.first_row * stride,
+            .x_stride = stride,
+            .rows = item.rows,
+            .word = reinterpret_cast<const uint32_t*>(item.weight + panel * panel_bytes_),
+            .num_k = m_.in_features,
+            .sums = sums,
+            .next = {}};
+  }
+
+  template <class W>
+  void run(const typename W::X* x, int64_t stride, const Item& item, int64_t panel, const std::byte* next,
            float* sums) const {
-    run_panel<W>({.x = x + item.first_row * stride,
-                  .x_stride = stride,
-                  .rows = item.rows,
-                  .word = reinterpret_cast<const uint32_t*>(packed),
-                  .num_k = m_.in_features,
-                  .sums = sums,
-                  .next = {}},
-                 next);
+    run_panel<W>(panel_rows<W>(x, stride, item, panel, sums), next);
   }
 
   const Matmul m_;
@@ -118,11 +139,26 @@ class PanelProduct {
   uint32_t* memory_ = nullptr;
 };
 
-// body(item, thread) for every item of a product.
+// body(item, thread) for every item of a product, whose units are `unit_panels` panels each.
 template <class F>
-void for_items(const PanelProduct& product, const std::vector<RowGroup>& groups, int64_t units, size_t unit_bytes,
+void for_items(const PanelProduct& product, const std::vector<RowGroup>& groups, int64_t units, int64_t unit_panels,
                Cpu& cpu, F&& body) {
-  for_items(groups, units, unit_bytes, cpu, [&](int thread) { product.prepare(thread); }, body);
+  const size_t unit_bytes = unit_panels * product.panel_bytes();
+  const auto least = [&](int64_t rows) { return (product.panels_at_once(rows) + unit_panels - 1) / unit_panels; };
+  for_items(groups, units, unit_bytes, least, cpu, [&](int thread) { product.prepare(thread); }, body);
+}
+
+// body(panel, sums) for every panel of an item, with the products in [row][32] sums.
+template <class F>
+void for_panels(const PanelProduct& product, const Item& item, int64_t limit, Cpu& cpu, int thread, F&& body) {
+  const int64_t at_once = product.panels_at_once(item.rows), size = item.rows * kPanel;
+  // Not straight into `out`: rows a multiple of 4 KiB apart would push each other out of L1.
+  float* sums = cpu.scratch<float>(thread, at_once * size);
+  for (int64_t first = item.first; first < item.end; first += at_once) {
+    const int64_t end = std::min(first + at_once, item.end);
+    product(item, first, end, limit, sums, thread);
+    for (int64_t panel = first; panel < end; ++panel) body(panel, sums + (panel - first) * size);
+  }
 }
 
 // The products of an item with a panel to where they belong, plus the residual.
@@ -143,15 +179,10 @@ inline void write_panel(const Matmul& m, const Item& item, int64_t panel, const 
 inline void matmul(const Matmul& m, std::vector<RowGroup> groups, Cpu& cpu) {
   const PanelProduct product(m, cpu);
   const int64_t panels = num_panels(m.out_features);
-  for_items(product, groups, panels, panel_bytes(m.weight_dtype, m.in_features), cpu,
-            [&](const Item& item, int thread) {
-              // Not straight into `out`: rows a multiple of 4 KiB apart would push each other out of L1.
-              float* sums = cpu.scratch<float>(thread, item.rows * kPanel);
-              for (int64_t panel = item.first; panel < item.end; ++panel) {
-                product(item, panel, panel + 1 < panels ? panel + 1 : -1, sums, thread);
-                write_panel(m, item, panel, sums);
-              }
-            });
+  for_items(product, groups, panels, 1, cpu, [&](const Item& item, int thread) {
+    for_panels(product, item, panels, cpu, thread,
+               [&](int64_t panel, const float* sums) { write_panel(m, item, panel, sums); });
+  });
 }
 
 }  // namespace openmoe::OPENMOE_ISA

@@ -106,6 +106,17 @@ struct PrefetchAhead {
   void two() { one(), one(); }
 };
 
+// The lines from `line` on, into L1.
+struct PrefetchNear {
+  const std::byte* line;
+
+  void one() {
+    __builtin_prefetch(line, 0, 3);
+    line += 64;
+  }
+  void two() { one(), one(); }
+};
+
 // Something else, into L2, `step` bytes at a time: a cache line or a part of one.
 struct PrefetchOther {
   const std::byte* from;
