@@ -72,7 +72,12 @@ void run_stream(PanelRows<typename W::X> m) {
   m.rows <= kFewRowsToStream || !kWholePanel ? run_tiles<W>(m) : run_ahead<W>(m);
 }
 
-// Few rows times neighbouring panels, in turn. Into [panels][rows][32] sums.
+// What a row or two of bf16 wait for before AVX-512 is that one stream of a core is slow, and what is widened fills the
+// queues meanwhile. So they pass neighbouring panels side by side, a few lines of each in turn, and ask for the next
+// turn's.
+inline constexpr int64_t kPanelsInTurn = OPENMOE_ISA_LEVEL == 1 ? 3 : 1, kTurnWords = 2;
+
+// Into [panels][rows][32] sums.
 template <class W, int Rows = kDirectTileRows>
 void run_in_turn(const PanelRows<typename W::X>& m, int64_t panels) {
   if constexpr (Rows > 1) {

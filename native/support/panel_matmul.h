@@ -36,17 +36,16 @@ class PanelProduct {
 
   // Neighbouring panels that rows are best multiplied with in one call.
   int64_t panels_at_once(int64_t num_rows) const {
-    const int64_t most_rows = m_.weight_dtype == DType::bf16 ? kDirectTileRows : m_.weight_dtype == DType::int8 ? 1 : 0;
-    return num_rows <= most_rows ? kPanelsInTurn : 1;
+    const bool in_turn = m_.weight_dtype == DType::bf16 && num_rows <= kDirectTileRows;
+    return in_turn ? kPanelsInTurn : 1;
   }
 
-  // sums[i][r] = x[first_row + r] times the 32 columns of each panel in [first, end); this thread probably goes on with
-  // the next, if that is before `limit`.
+  // sums[i][r] = x[first_row + r] times the 32 columns of each panel in [first, end);
+  // this thread probably goes on with the next, if that is before `limit`.
   void operator()(const Item& item, int64_t first, int64_t end, int64_t limit, float* sums, int thread) const {
-#if OPENMOE_ISA_LEVEL == 1
-    if (m_.in_features > 0 && end - first > 1 && panels_at_once(item.rows) > 1)
-      return run_several(item, first, end - first, sums, thread);
-#endif
+    if constexpr (kPanelsInTurn > 1)
+      if (m_.in_features > 0 && end - first > 1 && panels_at_once(item.rows) > 1)
+        return run_in_turn<Bf16Weights>(panel_rows<Bf16Weights>(m_.x, m_.in_features, item, first, sums), end - first);
     for (int64_t panel = first; panel < end; ++panel, sums += item.rows * kPanel)
       run_one(item, panel, panel + 1 < limit ? panel + 1 : -1, sums, thread);
   }
@@ -74,15 +73,6 @@ class PanelProduct {
 #endif
     run<F32Weights>(m_.x, m_.in_features, item, panel, follows, sums);
   }
-
-#if OPENMOE_ISA_LEVEL == 1
-  void run_several(const Item& item, int64_t first, int64_t panels, float* sums, int thread) const {
-    if (m_.weight_dtype == DType::bf16)
-      return run_in_turn<Bf16Weights>(panel_rows<Bf16Weights>(m_.x, m_.in_features, item, first, sums), panels);
-    const QuantPanel p{item.first_row, item.rows, item.weight + first * panel_bytes_};
-    run_quant_panels<Int8Group>(quant_rows<Int8Group>(rows_of(thread)), p, panels, panel_bytes_, sums);
-  }
-#endif
 
   uint32_t* rows_of(int thread) const { return memory_ + (each_ ? thread * copy_words_ : 0); }
 
@@ -154,7 +144,7 @@ template <class F>
 void for_items(const PanelProduct& product, const std::vector<RowGroup>& groups, int64_t units, int64_t unit_panels,
                Cpu& cpu, F&& body) {
   const size_t unit_bytes = unit_panels * product.panel_bytes();
-  const auto least = [&](int64_t rows) { return std::max<int64_t>(1, product.panels_at_once(rows) / unit_panels); };
+  const auto least = [&](int64_t rows) { return (product.panels_at_once(rows) + unit_panels - 1) / unit_panels; };
   for_items(groups, units, unit_bytes, least, cpu, [&](int thread) { product.prepare(thread); }, body);
 }
 

@@ -106,11 +106,6 @@ struct PrefetchAhead {
   void two() { one(), one(); }
 };
 
-// Before AVX-512 one stream a core is slow, and instructions that wait for weights fill the queues meanwhile. So a row
-// of bf16 (or two) or int8 passes neighbouring panels side by side, a few lines of each in turn, and asks for the next
-// turn's.
-inline constexpr int64_t kPanelsInTurn = OPENMOE_ISA_LEVEL == 1 ? 4 : 1, kTurnWords = 2;
-
 // The lines from `line` on, into L1.
 struct PrefetchNear {
   const std::byte* line;

@@ -148,22 +148,6 @@ void run_quant_panel(const QuantRows& rows, const QuantPanel& p, float* sums) {
   }
 }
 
-// One row times neighbouring panels, `panel_bytes` apart, into [panels][32] sums.
-template <class Group>
-void run_quant_panels(const QuantRows& rows, const QuantPanel& p, int64_t panels, int64_t panel_bytes, float* sums) {
-  std::fill_n(sums, panels * kPanel, 0.0f);
-  run_quant_in_turn<Group>({.x = rows.x + p.first_row * rows.stride,
-                            .x_stride = rows.stride,
-                            .scale = rows.scale + p.first_row * rows.scales,
-                            .offset = rows.offset + p.first_row * rows.sums,
-                            .scale_stride = rows.scales,
-                            .offset_stride = rows.sums,
-                            .group = p.packed,
-                            .sums = sums,
-                            .num_sums = rows.sums},
-                           panels, panel_bytes);
-}
-
 #else
 
 inline constexpr int64_t kWideLength = 128;  // of k, of one panel in f32: 16 KiB

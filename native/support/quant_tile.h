@@ -117,62 +117,12 @@ inline void add_word(IntVec (&sum)[Rows][kPanelVectors], const uint32_t* word, c
   if constexpr (P + 1 < Group::kOperands) add_word<Group, P + 1>(sum, word, x, x_stride);
 }
 
-// Where the scales and words of a group are.
-inline const uint16_t* scales_of(const std::byte* group) { return reinterpret_cast<const uint16_t*>(group); }
-inline const uint32_t* words_of(const std::byte* group) {
-  return reinterpret_cast<const uint32_t*>(group + kPanel * sizeof(uint16_t));
-}
-
-template <class Group>
-inline constexpr int64_t kSumsPerGroup = group_length(Group::kDType) / Group::kSum;
-template <class Group>
-inline constexpr bool kBlockSharesWeightScale = group_length(Group::kDType) == kBlockLength<Group>;
-
-template <class Group, int Rows>
-inline void begin_sums(IntVec (&sum)[Rows][kPanelVectors], const QuantTile& t, const uint16_t* scales,
-                       const int32_t* offset) {
-#pragma GCC unroll 4
-  for (int v = 0; v < kPanelVectors; ++v)
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) sum[r][v] = Group::first_sum(scales + v * kLanes, offset[r * t.offset_stride]);
-}
-
-// Adds finished sums to those of the block, times the scale that the block does not share.
-template <class Group, int Rows>
-inline void add_sums(Vec (&total)[Rows][kPanelVectors], const IntVec (&sum)[Rows][kPanelVectors], const QuantTile& t,
-                     const uint16_t* scales, const float* scale, const int32_t* offset, bool first) {
-#pragma GCC unroll 4
-  for (int v = 0; v < kPanelVectors; ++v) {
-    const Vec weight_scale = Group::scale(scales + v * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      const Vec own = kBlockSharesWeightScale<Group> ? set1(scale[r * t.scale_stride]) : weight_scale;
-      const Vec products = Group::last_sum(sum[r][v], scales + v * kLanes, offset[r * t.offset_stride]);
-      total[r][v] = first ? mul(products, own) : fma(products, own, total[r][v]);
-    }
-  }
-}
-
-// Adds a block to `sums`, times the scale that it shares.
-template <class Group, int Rows>
-inline void add_block(float* sums, const Vec (&total)[Rows][kPanelVectors], const QuantTile& t, const uint16_t* scales,
-                      const float* scale) {
-#pragma GCC unroll 4
-  for (int v = 0; v < kPanelVectors; ++v) {
-    const Vec weight_scale = Group::scale(scales + v * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      const Vec shared = kBlockSharesWeightScale<Group> ? weight_scale : set1(scale[r * t.scale_stride]);
-      float* to = sums + r * kPanel + v * kLanes;
-      store(to, fma(total[r][v], shared, load(to)));
-    }
-  }
-}
-
 // What comes between two blocks waits for the last products and holds up the next: it is kept short, and the tile is
 // copied, so that no store makes the compiler read it again. Where this is inlined, GCC 12 may keep sums in memory.
 template <class Group, int Rows, class Fetch>
 [[gnu::noinline]] void run_quant_tile(const QuantTile tile, Fetch fetch) {
+  constexpr int64_t kLength = group_length(Group::kDType), kSumsPerGroup = kLength / Group::kSum;
+  constexpr bool kBlockSharesWeightScale = kLength == kBlockLength<Group>;
   const uint32_t* x = tile.x;
   const std::byte* group = tile.group;
   const float* scale = tile.scale;
@@ -182,63 +132,45 @@ template <class Group, int Rows, class Fetch>
     const uint16_t* scales = nullptr;
     const uint32_t* word = nullptr;
     for (int64_t i = 0; i < Group::kSums && i < left; ++i, ++offset) {
-      if (i % kSumsPerGroup<Group> == 0) {
-        scales = scales_of(group), word = words_of(group);
+      if (i % kSumsPerGroup == 0) {
+        scales = reinterpret_cast<const uint16_t*>(group);
+        word = reinterpret_cast<const uint32_t*>(group + kPanel * sizeof(uint16_t));
         group += group_bytes(Group::kDType);
         fetch.one();  // the scales
       }
       IntVec sum[Rows][kPanelVectors];
-      begin_sums<Group>(sum, tile, scales, offset);
+#pragma GCC unroll 4
+      for (int v = 0; v < kPanelVectors; ++v)
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r)
+          sum[r][v] = Group::first_sum(scales + v * kLanes, offset[r * tile.offset_stride]);
       for (int64_t k = 0; k < Group::kSum; k += Group::kPerWord, word += kPanel, x += Group::kOperands) {
         fetch.two();
         add_word<Group>(sum, word, x, tile.x_stride);
       }
-      add_sums<Group>(total, sum, tile, scales, scale, offset, i == 0);
-      if (kBlockSharesWeightScale<Group>) ++scale;
-    }
-    add_block<Group>(tile.sums, total, tile, scales, scale);
-    if (!kBlockSharesWeightScale<Group>) ++scale;
-  }
-}
-
-// One row times neighbouring panels, `panel_bytes` apart, a few words of each in turn (support/float_matmul.h).
-template <class Group>
-[[gnu::noinline]] void run_quant_in_turn(const QuantTile tile, int64_t panels, int64_t panel_bytes) {
-  constexpr int64_t kWords = Group::kSum / Group::kPerWord;
-  const uint32_t* x = tile.x;
-  const float* scale = tile.scale;
-  const int32_t* offset = tile.offset;
-  const auto group = [&](int64_t panel, int64_t sum) {
-    return tile.group + panel * panel_bytes + sum / kSumsPerGroup<Group> * group_bytes(Group::kDType);
-  };
-  for (int64_t s = 0; s < tile.num_sums;) {
-    Vec total[kPanelsInTurn][1][kPanelVectors];
-    const int64_t begin = s, end = std::min(s + Group::kSums, tile.num_sums);
-    for (; s < end; ++s, ++offset) {
-      IntVec sums[kPanelsInTurn][1][kPanelVectors];
-      for (int64_t w = 0; w < kWords; w += kTurnWords, x += kTurnWords * Group::kOperands)
-        for (int64_t p = 0; p < panels; ++p) {
-          const uint32_t* word = words_of(group(p, s)) + (s % kSumsPerGroup<Group> * kWords + w) * kPanel;
-          PrefetchNear fetch{reinterpret_cast<const std::byte*>(word + kTurnWords * kPanel)};
-          IntVec sum[1][kPanelVectors];
-          if (w == 0)
-            begin_sums<Group>(sum, tile, scales_of(group(p, s)), offset);
-          else
-            std::copy_n(sums[p][0], kPanelVectors, sum[0]);
-#pragma GCC unroll 2
-          for (int64_t k = 0; k < kTurnWords; ++k) {
-            fetch.two();
-            add_word<Group>(sum, word + k * kPanel, x + k * Group::kOperands, 0);
-          }
-          std::copy_n(sum[0], kPanelVectors, sums[p][0]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kPanelVectors; ++v) {
+        const Vec weight_scale = Group::scale(scales + v * kLanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) {
+          const Vec own = kBlockSharesWeightScale ? set1(scale[r * tile.scale_stride]) : weight_scale;
+          const Vec products = Group::last_sum(sum[r][v], scales + v * kLanes, offset[r * tile.offset_stride]);
+          total[r][v] = i == 0 ? mul(products, own) : fma(products, own, total[r][v]);
         }
-      for (int64_t p = 0; p < panels; ++p)
-        add_sums<Group>(total[p], sums[p], tile, scales_of(group(p, s)), scale, offset, s == begin);
-      if (kBlockSharesWeightScale<Group>) ++scale;
+      }
+      if (kBlockSharesWeightScale) ++scale;
     }
-    for (int64_t p = 0; p < panels; ++p)
-      add_block<Group>(tile.sums + p * kPanel, total[p], tile, scales_of(group(p, end - 1)), scale);
-    if (!kBlockSharesWeightScale<Group>) ++scale;
+#pragma GCC unroll 4
+    for (int v = 0; v < kPanelVectors; ++v) {
+      const Vec weight_scale = Group::scale(scales + v * kLanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) {
+        const Vec shared = kBlockSharesWeightScale ? weight_scale : set1(scale[r * tile.scale_stride]);
+        float* to = tile.sums + r * kPanel + v * kLanes;
+        store(to, fma(total[r][v], shared, load(to)));
+      }
+    }
+    if (!kBlockSharesWeightScale) ++scale;
   }
 }
 
