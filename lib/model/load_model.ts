@@ -19,10 +19,12 @@ import { loadWeights, WEIGHT_DTYPES, type WeightDtype } from './weights.ts'
 export async function loadModel(folder: string, options: LoadModelOptions = {}): Promise<Model> {
   checkOptions(options)
   options.signal?.throwIfAborted()
+  const opening = openCheckpoint(folder)
+  opening.catch(() => undefined) // it is awaited below, unless something else fails first
   const tokenizer = await loadTokenizer(folder)
   const tokenIds = tokenizer && { pad: tokenizer.padId, bos: tokenizer.bosId, eos: tokenizer.eosId }
   const { config, warnings } = await loadConfig(folder, { tokenIds })
-  const parameters = resolveParameters(await openCheckpoint(folder), config)
+  const parameters = resolveParameters(await opening, config)
   const dtype = chooseDtype(parameters, options.dtype ?? 'auto')
   if (options.maxContext && options.maxContext > config.maxPositionEmbeddings) {
     throw new OpenMoeError(

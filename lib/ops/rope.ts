@@ -47,17 +47,15 @@ export function ropeTable(
 ): HostTensor {
   expectEven(headDim)
   const half = headDim / 2
-  const frequencies = Float32Array.from({ length: half }, (_, j) => {
-    const fraction = Math.fround((2 * j) / headDim)
-    return 1 / Math.fround(Math.fround(theta) ** fraction)
-  })
   const data = new Float32Array(numPositions * headDim)
-  for (let row = 0; row < numPositions; row++) {
-    frequencies.forEach((frequency, j) => {
+  for (let j = 0; j < half; j++) {
+    const fraction = Math.fround((2 * j) / headDim)
+    const frequency = Math.fround(1 / Math.fround(Math.fround(theta) ** fraction))
+    for (let row = 0, at = j; row < numPositions; row++, at += headDim) {
       const angle = Math.fround((firstPosition + row) * frequency)
-      data[row * headDim + j] = Math.cos(angle)
-      data[row * headDim + half + j] = Math.sin(angle)
-    })
+      data[at] = Math.cos(angle)
+      data[at + half] = Math.sin(angle)
+    }
   }
   return tensor(data, [numPositions, headDim])
 }
