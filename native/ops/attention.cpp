@@ -107,12 +107,13 @@ class BlockKernel {
   float* q(int64_t head) const { return out(head) + kRows * out_stride_; }
   float* sums(int64_t head) const { return q(head) + kRows * a_.head_dim; }
 
+  // Rows of a full block are followed by those of the next, which this thread probably works on next.
   void load_rows(int64_t head) const {
-    float* to = q(head);
-    for (int r = 0; r < kRows; ++r) {
-      const float* from = a_.q.as<float>() + place(head, r);
-      for (int64_t d = 0; d < a_.head_dim; ++d) to[d * kRows + r] = from[d];
-    }
+    const auto row = [&](int r) { return a_.q.as<float>() + place(head, r); };
+    for (int r = 0; r < kRows; ++r) std::copy_n(row(r), a_.head_dim, q(head) + r * a_.head_dim);
+    if constexpr (kRows == kMaxRows)
+      for (int r = 0; r < kRows; ++r)
+        for (int64_t d = 0; d < a_.head_dim; d += 64 / sizeof(float)) __builtin_prefetch(row(r + kRows) + d);
   }
 
   void add_values(int64_t p, int64_t head, Pages<T>& pages) const {

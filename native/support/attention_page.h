@@ -26,15 +26,18 @@ void fetch(const std::byte* p) {
   if constexpr (kRows < kMaxRows) __builtin_prefetch(p, 0, 2);
 }
 
-// sum[r][c] += q[r] * key(c)
+// Pairs of bf16 that wait in registers for their second half push a sum out of 16 of them.
+inline constexpr bool kReadTwice = OPENMOE_ISA_LEVEL < 2;
+
+// sum[r][c] += q[r * stride] * key(c)
 template <int kRows, int kCols, class F>
-void add_dimension(Vec (&sum)[kRows][kCols], const float* q, F&& key) {
+void add_dimension(Vec (&sum)[kRows][kCols], const float* q, int64_t stride, F&& key) {
   Vec keys[kCols];
 #pragma GCC unroll 16
   for (int c = 0; c < kCols; ++c) keys[c] = key(c);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    const Vec x = set1(q[r]);
+    const Vec x = set1(q[r * stride]);
 #pragma GCC unroll 16
     for (int c = 0; c < kCols; ++c) sum[r][c] = fma(x, keys[c], sum[r][c]);
   }
@@ -44,9 +47,9 @@ void add_dimension(Vec (&sum)[kRows][kCols], const float* q, F&& key) {
 template <int kRows, int kCols>
 void add_dimensions(Vec (&sum)[kRows][kCols], const float* q, const float* keys, int t, int64_t head_dim,
                     const std::byte* ahead) {
-  for (int64_t d = 0; d < head_dim; ++d, q += kRows, keys += kPageTokens, ahead += 128) {
+  for (int64_t d = 0; d < head_dim; ++d, ++q, keys += kPageTokens, ahead += 128) {
     fetch<kRows>(ahead), fetch<kRows>(ahead + 64);
-    add_dimension(sum, q, [&](int c) { return load(keys + t + c * kLanes); });
+    add_dimension(sum, q, head_dim, [&](int c) { return load(keys + t + c * kLanes); });
   }
 }
 template <int kRows, int kCols>
@@ -58,12 +61,13 @@ void add_dimensions(Vec (&sum)[kRows][kCols], const float* q, const bf16* keys, 
     return pair[which];
   };
   int64_t d = 0;
-  for (; d + 1 < head_dim; d += 2, q += 2 * kRows, keys += 2 * kPageTokens, ahead += 128) {
+  for (; d + 1 < head_dim; d += 2, q += 2, keys += 2 * kPageTokens, ahead += 128) {
     fetch<kRows>(ahead), fetch<kRows>(ahead + 64);
-    add_dimension(sum, q, [&](int c) { return half(c, 0); });
-    add_dimension(sum, q + kRows, [&](int c) { return half(c, 1); });
+    add_dimension(sum, q, head_dim, [&](int c) { return half(c, 0); });
+    if constexpr (kReadTwice && kRows == kMaxRows) asm("" : "+r"(keys));
+    add_dimension(sum, q + 1, head_dim, [&](int c) { return half(c, 1); });
   }
-  if (d < head_dim) add_dimension(sum, q, [&](int c) { return load(keys + t + c * kLanes); });
+  if (d < head_dim) add_dimension(sum, q, head_dim, [&](int c) { return load(keys + t + c * kLanes); });
 }
 
 // tile[r][t] = q[r] . key t of the page
