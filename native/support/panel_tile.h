@@ -18,7 +18,7 @@ namespace openmoe::OPENMOE_ISA {
 #if OPENMOE_ISA_LEVEL >= 2
 inline constexpr int kTileRows = 12, kTileVectors = 2, kUnroll = 1;
 #elif OPENMOE_ISA_LEVEL == 1
-inline constexpr int kTileRows = 3, kTileVectors = 4, kUnroll = 1;
+inline constexpr int kTileRows = 3, kTileVectors = 4, kUnroll = 2;
 #else
 inline constexpr int kTileRows = 2, kTileVectors = 4, kUnroll = 4;
 #endif
