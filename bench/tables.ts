@@ -114,15 +114,29 @@ const SUMMARY: [RegExp, (row: Row) => string][] = [
   [/^node\.first_token$/, () => 'import to first token'],
 ]
 
+/** A line for each thing. What was measured several times, in other minutes, has the range and all its shares. */
 export function summaryTable(reports: readonly Report[]): string {
-  const rows = reports
-    .flatMap(({ results }) => results)
-    .flatMap((row) => {
-      const words = SUMMARY.find(([pattern]) => pattern.test(row.name))?.[1](row)
-      const speed = row.tokensPerSecond ? `${perSecond(row.tokensPerSecond)} tok/s` : units.time(row.medianUs)
-      return words ? [[words, `${row.shape}, ${row.dtype}`, speed, against(row)]] : []
-    })
-  return table(['what', 'shape, weights', 'measured', 'held against'], rows, [2])
+  const results = reports.flatMap((report) => report.results)
+  const lines = SUMMARY.flatMap(([pattern, words]) => {
+    const things = new Map<string, Row[]>()
+    for (const row of results.filter(({ name }) => pattern.test(name))) {
+      const thing = `${words(row)}|${row.shape}, ${row.dtype}`
+      things.set(thing, [...(things.get(thing) ?? []), row])
+    }
+    return [...things]
+      .sort(([a], [b]) => a.localeCompare(b, 'en', { numeric: true }))
+      .map(([thing, rows]) => [...thing.split('|'), speeds(rows), rows.map(against).join('; ')])
+  })
+  return table(['what', 'shape, weights', 'measured', 'held against'], lines, [2])
+}
+
+/** From the lowest to the highest. */
+function speeds(rows: readonly Row[]): string {
+  const sorted = [...rows].sort((a, b) => b.medianUs - a.medianUs)
+  const text = [sorted.at(0)!, sorted.at(-1)!].map(({ tokensPerSecond, medianUs }) =>
+    tokensPerSecond ? `${perSecond(tokensPerSecond)} tok/s` : units.time(medianUs),
+  )
+  return [...new Set(text)].join(' to ')
 }
 
 export function peersTable(reports: readonly PeerReport[]): string {

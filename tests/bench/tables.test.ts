@@ -90,6 +90,21 @@ describe('tables', () => {
     expect(text).not.toContain('linear')
   })
 
+  it('have one line in the README for what was measured several times', () => {
+    const slow = row('model.decode b=8', { tokensPerSecond: 400, medianUs: 20_000, fraction: 0.5 })
+    const fast = row('model.decode b=8', { tokensPerSecond: 500, medianUs: 16_000, fraction: 0.6 })
+    const lines = summaryTable([report([fast]), report([slow, ...rows])]).split('\n')
+    expect(lines.slice(2, 4)).toEqual([
+      expect.stringMatching(
+        /^\| decode, batch 1 +\| base, bf16 +\| +50\.0 tok\/s \| 75% of 40\.0 GB\/s +\|$/,
+      ),
+      expect.stringMatching(
+        /^\| decode, batch 8 +\| base, bf16 +\| 400 tok\/s to 500 tok\/s \| 60% of 40\.0 GB\/s; 50% of 40\.0 GB\/s \|$/,
+      ),
+    ])
+    expect(lines).toHaveLength(5)
+  })
+
   it('say on what and when it was measured', () => {
     expect(conditions(report([]))).toMatch(
       /^A CPU, 2 CPUs, 2 threads.*commit abc, 2026-11-25\..*read 40\.0 GB\/s/,
