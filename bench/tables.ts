@@ -130,13 +130,16 @@ export function summaryTable(reports: readonly Report[]): string {
   return table(['what', 'shape, weights', 'measured', 'held against'], lines, [2])
 }
 
-/** From the lowest to the highest. */
+/** Of one row, or from the slowest to the fastest. */
 function speeds(rows: readonly Row[]): string {
   const sorted = [...rows].sort((a, b) => b.medianUs - a.medianUs)
-  const text = [sorted.at(0)!, sorted.at(-1)!].map(({ tokensPerSecond, medianUs }) =>
-    tokensPerSecond ? `${perSecond(tokensPerSecond)} tok/s` : units.time(medianUs),
+  const ends = sorted.length > 1 ? [sorted.at(0)!, sorted.at(-1)!] : sorted
+  const perToken = ends.flatMap(({ tokensPerSecond }) =>
+    tokensPerSecond ? [perSecond(tokensPerSecond)] : [],
   )
-  return [...new Set(text)].join(' to ')
+  return perToken.length > 0
+    ? `${perToken.join(' to ')} tok/s`
+    : ends.map(({ medianUs }) => units.time(medianUs)).join(' to ')
 }
 
 export function peersTable(reports: readonly PeerReport[]): string {
