@@ -92,6 +92,7 @@ const INTRINSICS_FILES = [
   'native/support/simd_int.h',
   'native/support/float_matmul.h',
   'native/support/isa_begin.h',
+  'native/support/packing_vectors.h',
   'native/device/thread_pool.cpp', // one pause instruction
 ]
 

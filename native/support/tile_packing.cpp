@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "support/bf16.h"
+#include "support/packing_vectors.h"
 #include "support/panel.h"
 #include "support/quantise.h"
 
@@ -48,10 +49,9 @@ void convert(const std::byte* from, DType dtype, int64_t stride, int64_t n, To* 
 }
 
 // to[w][r] = word w of row r, for 4 words of 4 rows: what pairs of rows hold is zipped, then pairs of pairs.
-using Words = uint32_t __attribute__((vector_size(16)));
 inline void transpose_4x4(const std::byte* from, int64_t row_bytes, uint32_t* to) {
   Words rows[4], columns[4];
-  for (int r = 0; r < 4; ++r) std::memcpy(&rows[r], from + r * row_bytes, sizeof(Words));
+  for (int r = 0; r < 4; ++r) rows[r] = load_words(from + r * row_bytes);
   const auto low = [](Words a, Words b) { return Words{a[0], b[0], a[1], b[1]}; };
   const auto high = [](Words a, Words b) { return Words{a[2], b[2], a[3], b[3]}; };
   const Words a = low(rows[0], rows[2]), b = low(rows[1], rows[3]);
@@ -61,21 +61,34 @@ inline void transpose_4x4(const std::byte* from, int64_t row_bytes, uint32_t* to
 }
 
 // Words of rows that begin `row_bytes` apart -> [word][lane]. A cache line of four rows at a time: lines of more rows
-// can share a place in L1.
+// can share a place in L1. Words of all lanes are made there before they are written.
 void transpose_words(const std::byte* from, int64_t row_bytes, int64_t rows, int64_t words, uint32_t* to) {
   constexpr int64_t kLine = 16;
-  for (int64_t begin = 0; begin < words; begin += kLine) {
-    const int64_t end = std::min(begin + kLine, words);
+  alignas(16) uint32_t whole[kLine * kPanel];
+  for (int64_t begin = 0; begin < words; begin += kLine, from += kLine * sizeof(uint32_t), to += kLine * kPanel) {
+    const int64_t count = std::min(kLine, words - begin);
+    uint32_t* out = rows == kPanel ? whole : to;
     for (int64_t r = 0; r < rows;) {
-      const int64_t count = rows - r >= 4 ? 4 : 1;
-      int64_t w = begin;
-      for (; count == 4 && w + 4 <= end; w += 4)
-        transpose_4x4(from + r * row_bytes + w * sizeof(uint32_t), row_bytes, to + w * kPanel + r);
-      for (; w < end; ++w)
-        for (int64_t i = r; i < r + count; ++i)
-          std::memcpy(to + w * kPanel + i, from + i * row_bytes + w * sizeof(uint32_t), sizeof(uint32_t));
-      r += count;
+      const int64_t height = rows - r >= 4 ? 4 : 1;
+      int64_t w = 0;
+      for (; height == 4 && w + 4 <= count; w += 4)
+        transpose_4x4(from + r * row_bytes + w * sizeof(uint32_t), row_bytes, out + w * kPanel + r);
+      for (; w < count; ++w)
+        for (int64_t i = r; i < r + height; ++i)
+          std::memcpy(out + w * kPanel + i, from + i * row_bytes + w * sizeof(uint32_t), sizeof(uint32_t));
+      r += height;
     }
+    if (rows == kPanel)
+      for (int64_t i = 0; i < count * kPanel; i += 4) write_past_caches(load_words(whole + i), to + i);
+  }
+}
+
+// even[0] odd[0] even[1] odd[1] ... of all lanes.
+void zip_panel(const bf16* even, const bf16* odd, uint32_t* to) {
+  for (int64_t r = 0; r < kPanel; r += 8) {
+    const Words a = load_words(even + r), b = load_words(odd + r);
+    write_past_caches(zip_low(a, b), to + r);
+    write_past_caches(zip_high(a, b), to + r + 4);
   }
 }
 
@@ -87,8 +100,8 @@ void zip_words(const T* from, int64_t k_stride, int64_t rows, int64_t words, uin
       std::memcpy(to, from + w * k_stride, rows * sizeof(T));
     } else {
       const T *even = from + 2 * w * k_stride, *odd = even + k_stride;
-      if (rows == kPanel)  // a loop the compiler can unroll
-        for (int64_t r = 0; r < kPanel; ++r) to[r] = even[r].bits | uint32_t{odd[r].bits} << 16;
+      if (rows == kPanel)
+        zip_panel(even, odd, to);
       else
         for (int64_t r = 0; r < rows; ++r) to[r] = even[r].bits | uint32_t{odd[r].bits} << 16;
     }
@@ -164,6 +177,7 @@ void pack_tile(const Tile& tile, const MatrixTarget& t, int64_t index, int64_t r
       pack_rows<float>(tile, r, rows, to + word * kPanel + lane);
     r += rows;
   }
+  end_writes();
 }
 
 void copy_tile(const Tile& tile, DType dtype, std::byte* to, int64_t row_bytes) {
