@@ -43,7 +43,7 @@ inline void end_writes() {}
 inline Words zip(Words a, Words b, int first) {
   uint16_t x[8], y[8];
   std::memcpy(x, &a, sizeof x), std::memcpy(y, &b, sizeof y);
-  Words v;
+  Words v{};
   for (int i = 0; i < 4; ++i) v[i] = x[first + i] | uint32_t{y[first + i]} << 16;
   return v;
 }
