@@ -116,24 +116,26 @@ const SUMMARY: [RegExp, (row: Row) => string][] = [
 
 /** A line for each thing. What was measured several times, in other minutes, has the range and all its shares. */
 export function summaryTable(reports: readonly Report[]): string {
-  const results = reports.flatMap((report) => report.results)
+  const results = reports.flatMap((report) => report.results).sort((a, b) => b.medianUs - a.medianUs)
   const lines = SUMMARY.flatMap(([pattern, words]) => {
     const things = new Map<string, Row[]>()
     for (const row of results.filter(({ name }) => pattern.test(name))) {
-      const thing = `${words(row)}|${row.shape}, ${row.dtype}`
+      const thing = `${row.name} ${row.shape} ${row.dtype}`
       things.set(thing, [...(things.get(thing) ?? []), row])
     }
     return [...things]
       .sort(([a], [b]) => a.localeCompare(b, 'en', { numeric: true }))
-      .map(([thing, rows]) => [...thing.split('|'), speeds(rows), rows.map(against).join('; ')])
+      .map(([, rows]) => {
+        const { shape, dtype } = rows[0]!
+        return [words(rows[0]!), `${shape}, ${dtype}`, speeds(rows), rows.map(against).join('; ')]
+      })
   })
   return table(['what', 'shape, weights', 'measured', 'held against'], lines, [2])
 }
 
-/** Of one row, or from the slowest to the fastest. */
+/** Of one row, or from the first to the last, which is the fastest. */
 function speeds(rows: readonly Row[]): string {
-  const sorted = [...rows].sort((a, b) => b.medianUs - a.medianUs)
-  const ends = sorted.length > 1 ? [sorted.at(0)!, sorted.at(-1)!] : sorted
+  const ends = rows.length > 1 ? [rows.at(0)!, rows.at(-1)!] : rows
   const perToken = ends.flatMap(({ tokensPerSecond }) =>
     tokensPerSecond ? [perSecond(tokensPerSecond)] : [],
   )

@@ -107,7 +107,8 @@ class BlockKernel {
   float* q(int64_t head) const { return out(head) + kRows * out_stride_; }
   float* sums(int64_t head) const { return q(head) + kRows * a_.head_dim; }
 
-  // Rows of a full block are followed by those of the next, which this thread probably works on next.
+  // Of a full block, asks for the rows of the one that follows, which this thread probably takes next. After the last
+  // there are none: asking for what is not there does nothing.
   void load_rows(int64_t head) const {
     const auto row = [&](int r) { return a_.q.as<float>() + place(head, r); };
     for (int r = 0; r < kRows; ++r) std::copy_n(row(r), a_.head_dim, q(head) + r * a_.head_dim);
