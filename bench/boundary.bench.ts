@@ -2,7 +2,8 @@
 import { add } from '#lib/ops/add'
 import { tensor } from '#lib/tensor'
 import type { NodeBench } from './node/node_bench.ts'
-import { collect } from './sampling.ts'
+import { type Budget, collect } from './sampling.ts'
+import { summarise, type Timing } from './statistics.ts'
 
 const OPS = 200
 // Host time of a decode step with a kept program, and a recording of about 256 ops in a millisecond.
@@ -15,7 +16,7 @@ export const boundaryBenches: readonly NodeBench[] = [
     async run({ lab, suite, shape }) {
       const x = tensor(new Float32Array(64), [1, 64])
       const program = lab.device.compile((p) => add(p, x, x))
-      const timing = await collect(async () => {
+      const timing = await timed(async () => {
         const start = performance.now()
         const { profile = [] } = await program.run({}, { profile: true })
         return (performance.now() - start) * 1000 - (profile[0]?.microseconds ?? 0)
@@ -35,7 +36,7 @@ export const boundaryBenches: readonly NodeBench[] = [
     name: 'boundary.record',
     async run({ lab, suite, shape }) {
       const x = tensor(new Float32Array(64), [1, 64])
-      const timing = await collect(async () => {
+      const timing = await timed(async () => {
         const start = performance.now()
         const recorded = lab.device.compile((p) => {
           let y = p.use(x)
@@ -57,6 +58,10 @@ export const boundaryBenches: readonly NodeBench[] = [
     },
   },
 ]
+
+async function timed(once: () => Promise<number>, budget: Budget): Promise<Timing> {
+  return summarise(await collect(once, budget, () => Promise.resolve()))
+}
 
 function limited<L, T extends { medianUs: number }>(labels: L, timing: T, limit: number, note: string) {
   const bound = 'limit' as const

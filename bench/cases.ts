@@ -2,7 +2,8 @@
 import type { Device } from '#lib/device'
 import type { Matrix, Tensor } from '#lib/tensor'
 import type { Breakdown } from './report.ts'
-import type { RoofSet, Work } from './roofline.ts'
+import type { RoofWatch } from './roof_watch.ts'
+import type { Work } from './roofline.ts'
 import { type Evictor, makeEvictor, type Sampler } from './sampling.ts'
 import type { TypedShape } from './shapes.ts'
 
@@ -14,7 +15,7 @@ export interface BenchCase {
   tokens?: number
   prepare(): Promise<Sampler>
   /** Where the time goes, for cases of many ops. */
-  breakDown?(roofs: RoofSet): Promise<Breakdown>
+  breakDown?(watch: RoofWatch): Promise<Breakdown>
 }
 
 export interface OpenGroup {

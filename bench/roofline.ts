@@ -31,10 +31,19 @@ export interface RoofSet {
   int8: Roof
 }
 
+declare const kind: unique symbol
+interface NativeMeter {
+  readonly [kind]: 'roof meter'
+}
+
 interface RooflineModule {
-  measureRoof(kind: RoofKind, threads: number, seconds: number, isa: string): Promise<Roof>
+  openRoofMeter(threads: number, isa: string): NativeMeter
+  closeRoofMeter(meter: NativeMeter): void
+  measureRoof(meter: NativeMeter, kind: RoofKind, seconds: number): Promise<Roof>
   readFile(path: string, threads: number, into: ReadInto): Promise<number>
 }
+
+const rooflines = native as unknown as RooflineModule
 
 /**
  * Where a file is read to: a block of each thread's that stays in cache, which asks no memory to hold it, or memory that
@@ -44,50 +53,75 @@ export type ReadInto = 'cache' | 'fresh'
 
 /** Microseconds to read a file once. */
 export async function readFileUs(file: string, threads: number, into: ReadInto): Promise<number> {
-  const seconds = await callNative(() => (native as unknown as RooflineModule).readFile(file, threads, into))
+  const seconds = await callNative(() => rooflines.readFile(file, threads, into))
   return seconds * 1e6
 }
 
-function measureCpuRoof(
-  kind: RoofKind,
-  { threads, isa = 'portable' }: RoofOptions,
-  seconds: number,
-): Promise<Roof> {
-  return callNative(() => (native as unknown as RooflineModule).measureRoof(kind, threads, seconds, isa))
+// Five slices of each of three ways to read, about a millisecond each; five of a peak.
+const GLANCE_SECONDS = { read: 0.03, peak: 0.01 }
+
+/** The roofs of a CPU for a number of threads, or of a device whose threads nobody chooses. Holds 1 GiB until it is closed. */
+export class RoofMeter {
+  private readonly device: Device
+  private readonly options: RoofOptions
+  private readonly meter: NativeMeter | undefined
+
+  constructor(device: Device, options: RoofOptions) {
+    this.device = device
+    this.options = options
+    if (device.name.startsWith('cpu'))
+      this.meter = callNative(() => rooflines.openRoofMeter(options.threads, options.isa ?? 'portable'))
+  }
+
+  /** All of them. */
+  async measure(seconds: number): Promise<RoofSet> {
+    if (!this.meter) return measureDeviceRoofs(this.device, seconds, this.options.quick)
+    const { threads, isa } = this.options
+    const read = await this.cpu('read', seconds)
+    const copy = await this.cpu('copy', seconds / 2)
+    const f32 = await this.cpu('f32', seconds / 2)
+    const bf16 =
+      isa === 'avx512_bf16'
+        ? await this.cpu('bf16', seconds / 2)
+        : { ...f32, instructions: `${f32.instructions}, bf16 widened to f32` }
+    const int8 = await this.cpu('int8', seconds / 2)
+    return { threads, read, copy, f32, bf16, int8 }
+  }
+
+  /**
+   * What a product with weights of a dtype is held against, in a few hundredths of a second: both drift with the
+   * neighbours of a virtual machine. Those of another device do not, and stay what they were.
+   */
+  async glance(dtype: WeightDtype, last: RoofSet): Promise<RoofSet> {
+    if (!this.meter) return last
+    const read = await this.cpu('read', GLANCE_SECONDS.read)
+    const peak = computeRoof(dtype)
+    return { ...last, read, [peak]: await this.cpu(peak, GLANCE_SECONDS.peak) }
+  }
+
+  /** The read bandwidth of a CPU alone. */
+  read(seconds: number): Promise<Roof> {
+    return this.cpu('read', seconds)
+  }
+
+  /** Nothing can be measured afterwards. */
+  close(): void {
+    if (this.meter) rooflines.closeRoofMeter(this.meter)
+  }
+
+  private cpu(kind: RoofKind, seconds: number): Promise<Roof> {
+    return callNative(() => rooflines.measureRoof(this.meter!, kind, seconds))
+  }
 }
 
-/** How a measurement of roofs is made. */
+/** How roofs are measured. */
 export interface RoofOptions {
   threads: number
   /** Of the CPU backend: whose arithmetic the peaks are. Bandwidths are the same for all. */
   isa?: string
-  seconds: number
   /** On small data where that is a choice: to see that it runs. */
   quick: boolean
 }
-
-/** All roofs of a device; those of the CPU for a number of threads. */
-export async function measureRoofs(device: Device, options: RoofOptions): Promise<RoofSet> {
-  const { threads, isa, seconds, quick } = options
-  if (!isCpu(device)) return measureDeviceRoofs(device, seconds, quick)
-  const read = await measureCpuRoof('read', options, seconds)
-  const copy = await measureCpuRoof('copy', options, seconds / 2)
-  const f32 = await measureCpuRoof('f32', options, seconds / 2)
-  const bf16 =
-    isa === 'avx512_bf16'
-      ? await measureCpuRoof('bf16', options, seconds / 2)
-      : { ...f32, instructions: `${f32.instructions}, bf16 widened to f32` }
-  const int8 = await measureCpuRoof('int8', options, seconds / 2)
-  return { threads, read, copy, f32, bf16, int8 }
-}
-
-/** The bandwidth alone: it drifts with the neighbours of a virtual machine. */
-export async function measureReadRoof(device: Device, options: RoofOptions): Promise<Roof> {
-  if (isCpu(device)) return measureCpuRoof('read', options, options.seconds)
-  return (await measureDeviceRoofs(device, options.seconds, options.quick)).read
-}
-
-export const isCpu = (device: Device): boolean => device.name.startsWith('cpu')
 
 /** The peak that weights of a dtype are multiplied at. */
 export function computeRoof(dtype: WeightDtype): 'f32' | 'bf16' | 'int8' {

@@ -7,7 +7,7 @@ import { moePermute } from '#lib/ops/moe_permute'
 import type { Program } from '#lib/program'
 import { tensor } from '#lib/tensor'
 import { identityRoute } from './ops/random_route.ts'
-import { type Sample, summarise, type Timing } from './statistics.ts'
+import type { Sample } from './statistics.ts'
 
 /** How long to sample, and how many at least. */
 export interface Budget {
@@ -28,10 +28,15 @@ const MAX_REPEATS = 64
 
 /**
  * Calls `once` for a while, and takes the duration it returns for its own: kernels are timed on the device's thread,
- * where the clock of this one sees the hop there and back.
+ * where the clock of this one sees the hop there and back. What `look` does before each sample is in no time; what it
+ * resolves to is noted with it.
  */
-export async function collect(once: () => Promise<number>, budget: Budget): Promise<Timing> {
-  const samples: Sample[] = []
+export async function collect<T>(
+  once: () => Promise<number>,
+  budget: Budget,
+  look: () => Promise<T>,
+): Promise<(Sample & { glance: T })[]> {
+  const samples: (Sample & { glance: T })[] = []
   const bench = new Bench({
     time: budget.milliseconds,
     iterations: budget.samples,
@@ -39,16 +44,17 @@ export async function collect(once: () => Promise<number>, budget: Budget): Prom
     throws: true,
   })
   bench.add('sample', async () => {
+    const glance = await look()
     const before = process.resourceUsage().involuntaryContextSwitches
     const start = bench.now()
     const us = await once()
     const spent = bench.now() - start
-    samples.push({ us, switches: process.resourceUsage().involuntaryContextSwitches - before })
+    samples.push({ us, glance, switches: process.resourceUsage().involuntaryContextSwitches - before })
     return { overriddenDuration: us / 1000, overriddenIterationCost: spent }
   })
   await once() // touches memory and grows scratch
   await bench.run()
-  return summarise(samples.slice(-(bench.tasks[0]?.runs ?? samples.length)))
+  return samples.slice(-(bench.tasks[0]?.runs ?? samples.length))
 }
 
 /** Fills the caches with something else: what a decode step finds of an op's weights. */

@@ -18,17 +18,23 @@ export interface Timing {
 
 const MIN_UNDISTURBED = 7
 
+const undisturbed = ({ switches }: Sample): boolean => switches === 0
+
 /** Other work on the machine disturbs some samples; while enough are left, those do not count. */
+export function countedOf<S extends Sample>(samples: readonly S[]): readonly S[] {
+  const quiet = samples.filter(undisturbed)
+  return quiet.length >= MIN_UNDISTURBED ? quiet : samples
+}
+
 export function summarise(samples: readonly Sample[]): Timing {
-  const undisturbed = samples.filter(({ switches }) => switches === 0)
-  const counted = undisturbed.length >= MIN_UNDISTURBED ? undisturbed : samples
+  const counted = countedOf(samples)
   const sorted = counted.map(({ us }) => us).sort((a, b) => a - b)
   return {
     medianUs: quantile(sorted, 0.5),
     p10Us: quantile(sorted, 0.1),
     p90Us: quantile(sorted, 0.9),
     samples: counted.length,
-    undisturbed: undisturbed.length / samples.length,
+    undisturbed: samples.filter(undisturbed).length / samples.length,
   }
 }
 

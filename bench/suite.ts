@@ -19,13 +19,12 @@ import {
   type Row,
   rowLine,
 } from './report.ts'
-import { judge, measureReadRoof, measureRoofs, type RoofSet, type Work } from './roofline.ts'
+import { RoofWatch } from './roof_watch.ts'
+import { judge, RoofMeter, type RoofSet, type Work } from './roofline.ts'
 import { type Budget, collect } from './sampling.ts'
 import type { TypedShape } from './shapes.ts'
-import type { Timing } from './statistics.ts'
+import { countedOf, summarise, type Timing } from './statistics.ts'
 
-// Older than this, and the read bandwidth may be another: it drifts with the neighbours of a virtual machine.
-const FRESH_MS = 3000
 // 17 GB of weights are made only for who asks by name.
 const ONLY_BY_NAME = { group: 'model', shape: '8b' }
 
@@ -56,9 +55,9 @@ export class Suite {
   readonly threads: number
   readonly options: BenchOptions
   private readonly lab: Lab
-  /** Of all threads, with the read bandwidth of this minute. */
+  /** Of all threads, at the start. */
   roofs!: RoofSet
-  private measuredAt = 0
+  private meter!: RoofMeter
 
   constructor(device: Device, threads: number, options: BenchOptions) {
     this.device = device
@@ -92,18 +91,13 @@ export class Suite {
     const seconds = quick ? 0.3 : 1.5
     for (const count of new Set([1, this.threads])) {
       this.progress.step(`roofs, ${count} thread${count === 1 ? '' : 's'}`)
-      const set = await measureRoofs(this.device, {
-        threads: count,
-        isa: this.report.machine.isa,
-        seconds,
-        quick,
-      })
-      this.report.roofs.push(set)
-      this.roofs = set
-      this.progress.print(roofLines(set))
-      if (set.threads === 0) break // a device whose threads nobody chooses
+      this.meter = new RoofMeter(this.device, { threads: count, isa: this.report.machine.isa, quick })
+      this.roofs = await this.meter.measure(seconds)
+      this.report.roofs.push(this.roofs)
+      this.progress.print(roofLines(this.roofs))
+      if (count === this.threads || this.roofs.threads === 0) break // 0: a device whose threads nobody chooses
+      this.meter.close()
     }
-    this.measuredAt = performance.now()
   }
 
   async runShape(shape: TypedShape): Promise<void> {
@@ -156,16 +150,22 @@ export class Suite {
 
   private async runCase(benchCase: BenchCase, shape: TypedShape): Promise<void> {
     const { name, tokens, breakDown } = benchCase
+    const watch = new RoofWatch(this.meter, shape.dtype, this.roofs)
     const sampler = await benchCase.prepare()
-    await this.refreshReadRoof(`before ${name} ${shape.dtype}`)
     try {
-      const before = this.roofs
-      const timing = await collect(() => sampler.sample(), this.budgetOf(benchCase))
-      if (tokens !== undefined) await this.refreshReadRoof(`after ${name} ${shape.dtype}`, 0)
-      const more = tokens === undefined ? {} : { tokensPerSecond: (tokens * 1e6) / timing.medianUs }
-      const roofs = between(before, this.roofs)
-      this.add(this.row(name, shape, benchCase.work(), timing, { roofs, ...more }))
-      if (breakDown) this.addBreakdown(await breakDown.call(benchCase, this.roofs))
+      const samples = await collect(
+        () => sampler.sample(),
+        this.budgetOf(benchCase),
+        () => watch.look(),
+      )
+      await watch.finish()
+      this.report.readDrift.push({ when: `${name} ${shape.dtype}`, bytesPerSecond: watch.medianRead })
+      const timing = summarise(samples)
+      const work = benchCase.work()
+      const rate = tokens === undefined ? {} : { tokensPerSecond: (tokens * 1e6) / timing.medianUs }
+      const judged = watch.judge(work, countedOf(samples))
+      this.add({ ...this.labels(name, shape), ...timing, ...work, ...judged, ...rate })
+      if (breakDown) this.addBreakdown(await breakDown.call(benchCase, watch))
     } finally {
       sampler.dispose()
     }
@@ -177,15 +177,9 @@ export class Suite {
     return this.options.quick ? { milliseconds: 200, samples: 5 } : { milliseconds: 2500, samples: 9 }
   }
 
-  /** A row held against the roofs of this minute. */
-  row(
-    name: string,
-    shape: TypedShape,
-    work: Work,
-    timing: Timing,
-    { roofs = this.roofs, ...more }: Partial<Row> & { roofs?: RoofSet } = {},
-  ): Row {
-    const { bound, roof, fraction } = judge(work, timing.medianUs, shape.dtype, roofs)
+  /** A row held against the roofs at the start. */
+  row(name: string, shape: TypedShape, work: Work, timing: Timing, more: Partial<Row>): Row {
+    const { bound, roof, fraction } = judge(work, timing.medianUs, shape.dtype, this.roofs)
     return { ...this.labels(name, shape), ...timing, ...work, bound, roof, fraction, ...more }
   }
 
@@ -206,30 +200,10 @@ export class Suite {
     this.progress.print(breakdownLines(breakdown))
   }
 
-  /** Measures the read bandwidth unless that was done less than `maxAgeMs` ago. */
-  private async refreshReadRoof(when: string, maxAgeMs = FRESH_MS): Promise<void> {
-    if (performance.now() < this.measuredAt + maxAgeMs) return
-    const { threads, options } = this
-    const { quick } = options
-    const read = await measureReadRoof(this.device, {
-      threads,
-      isa: this.report.machine.isa,
-      seconds: quick ? 0.2 : 0.6,
-      quick,
-    })
-    this.report.readDrift.push({ when, bytesPerSecond: read.median })
-    this.roofs = { ...this.roofs, read }
-    this.measuredAt = performance.now()
+  async finish(): Promise<void> {
+    this.meter.close()
+    await this.lab.dispose()
   }
-
-  finish(): Promise<void> {
-    return this.lab.dispose()
-  }
-}
-
-/** For what takes as long as the bandwidth holds still: half way from one measurement to the next. */
-function between(before: RoofSet, after: RoofSet): RoofSet {
-  return { ...after, read: { ...after.read, median: (before.read.median + after.read.median) / 2 } }
 }
 
 async function writePage(file: string, report: Report): Promise<void> {

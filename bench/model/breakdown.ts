@@ -56,14 +56,13 @@ export function meanStep(steps: readonly ProfiledStep[]): ProfiledStep {
   }
 }
 
-/** Time per part of the network, summed over the layers. Of one step, the fastest, so that the parts add up to it. */
+/** Time per part of the network, summed over the layers. */
 export function breakDown(
   name: string,
   { name: shape, dtype }: TypedShape,
-  steps: readonly ProfiledStep[],
+  { wallUs, profile, work }: ProfiledStep,
   roofs: RoofSet,
 ): Breakdown {
-  const { wallUs, profile, work } = steps.reduce((best, step) => (step.wallUs < best.wallUs ? step : best))
   const parts = new Map<string, { records: number; us: number }>()
   for (const { label, microseconds } of profile) {
     const part = label.replace(/^layers\.\d+\./, '')

@@ -6,7 +6,8 @@ import { floatDtype, type ModelWeights } from '#lib/model/weights'
 import type { BenchCase, Group, Lab, OpenGroup } from '../cases.ts'
 import { uniform } from '../ops/random_matrix.ts'
 import type { Breakdown } from '../report.ts'
-import type { RoofSet, Work } from '../roofline.ts'
+import type { RoofWatch } from '../roof_watch.ts'
+import type { Work } from '../roofline.ts'
 import type { Sampler } from '../sampling.ts'
 import type { TypedShape } from '../shapes.ts'
 import { breakDown, meanStep, type Profile, type ProfiledStep, profiling } from './breakdown.ts'
@@ -109,7 +110,7 @@ class ModelBench {
         await this.fillCache(step)
         return { sample, dispose: () => undefined }
       },
-      breakDown: (roofs) => this.breakDown(step, roofs),
+      breakDown: (watch) => this.breakDown(step, watch),
     }
   }
 
@@ -160,9 +161,10 @@ class ModelBench {
     return stepWork(this.config, this.weights, this.shape.dtype, { sequences }, taps)
   }
 
-  private async breakDown(step: Step, roofs: RoofSet): Promise<Breakdown> {
-    const steps: ProfiledStep[] = []
+  private async breakDown(step: Step, watch: RoofWatch): Promise<Breakdown> {
+    const steps: (ProfiledStep & { glance: number })[] = []
     for (let i = 0; i < (this.lab.quick ? 1 : 4); i++) {
+      const glance = await watch.look()
       this.profiles.length = 0
       const run = await this.run(this.profiled, step)
       const whole = run.map(({ result, wallUs }, n) => ({
@@ -170,9 +172,12 @@ class ModelBench {
         profile: this.profiles[n]!,
         work: this.workOf(result, step),
       }))
-      steps.push(meanStep(whole.length > 1 ? whole.slice(1) : whole)) // the first waited for JavaScript
+      const settled = whole.length > 1 ? whole.slice(1) : whole // the first waited for JavaScript
+      steps.push({ ...meanStep(settled), glance })
     }
-    return breakDown(step.name, this.shape, steps, roofs)
+    await watch.finish()
+    const fastest = steps.reduce((best, one) => (one.wallUs < best.wallUs ? one : best))
+    return breakDown(step.name, this.shape, fastest, watch.around(fastest.glance))
   }
 
   private randomIds(count: number): Int32Array {

@@ -13,7 +13,7 @@ import { generateUs } from '../node/generate.bench.ts'
 import { measurePairs } from '../node/node_bench.ts'
 import { withModel } from '../node/synthetic_model.ts'
 import { units } from '../report.ts'
-import { measureReadRoof } from '../roofline.ts'
+import { RoofMeter } from '../roofline.ts'
 import { type BenchShape, SHAPES, type TypedShape } from '../shapes.ts'
 import { type Comparison, median, type Timing } from '../statistics.ts'
 import { type PeerPair, peerPairs, type PeerSetup, versionsOf } from './peers.ts'
@@ -133,8 +133,12 @@ async function withOurs<T>(
   const typed: TypedShape = { ...shape, dtype: ourWeights }
   await using device = await openDevice('cpu', { threads })
   const lab = new Lab(device, { threads, quick: false })
-  const readRoof = async (): Promise<number> =>
-    (await measureReadRoof(device, { threads, seconds: 0.5, quick: false })).median
+  const readRoof = async (): Promise<number> => {
+    const meter = new RoofMeter(device, { threads, quick: false })
+    const { median } = await meter.read(0.5)
+    meter.close()
+    return median
+  }
   if (work === 'node.generate') {
     return withModel(typed, { device: 'cpu', threads }, (synthetic) =>
       body(() => generateUs(synthetic), readRoof),

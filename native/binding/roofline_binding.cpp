@@ -9,6 +9,12 @@
 
 namespace openmoe {
 
+template <>
+struct HandleType<RoofMeter> {
+  static constexpr napi_type_tag tag = {0x6f70656e6d6f6504, 0x6d65746572};
+  static constexpr const char* name = "roof meter";
+};
+
 namespace {
 
 constexpr const char* kKinds[] = {"read", "copy", "f32", "bf16", "int8"};  // in the order of RoofKind
@@ -16,18 +22,17 @@ constexpr const char* kKinds[] = {"read", "copy", "f32", "bf16", "int8"};  // in
 // On a thread of libuv: it belongs to no device, and its own threads do the work.
 class RoofWorker : public Napi::AsyncWorker {
  public:
-  RoofWorker(Napi::Env env, RoofKind kind, int threads, double seconds, std::string isa)
+  RoofWorker(Napi::Env env, std::shared_ptr<RoofMeter> meter, RoofKind kind, double seconds)
       : AsyncWorker(env, "openmoe.measureRoof"),
+        meter_(std::move(meter)),
         kind_(kind),
-        threads_(threads),
         seconds_(seconds),
-        isa_(std::move(isa)),
         deferred_(env) {}
 
   Napi::Promise promise() const { return deferred_.Promise(); }
 
  protected:
-  void Execute() override { roof_ = measure_roof(kind_, threads_, seconds_, isa_); }
+  void Execute() override { roof_ = meter_->measure(kind_, seconds_); }
   void OnOK() override {
     Napi::Object result = Napi::Object::New(Env());
     result.Set("median", roof_.median);
@@ -40,27 +45,36 @@ class RoofWorker : public Napi::AsyncWorker {
   void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
 
  private:
+  std::shared_ptr<RoofMeter> meter_;
   RoofKind kind_;
-  int threads_;
   double seconds_;
-  std::string isa_;
   Napi::Promise::Deferred deferred_;
   Roof roof_{};
 };
 
-// measureRoof(kind, threads, seconds, isa) -> Promise<{ median, best, cleanSlices, slices, instructions }>
+// openRoofMeter(threads, isa) -> meter
+Napi::Value open_meter(const Napi::CallbackInfo& info) {
+  const int threads = info[0].ToNumber().Int32Value();
+  if (threads < 1 || threads > 1024) throw Error("INVALID_ARG", "openRoofMeter: expected 1 to 1024 threads");
+  return make_handle(info.Env(), std::make_shared<RoofMeter>(threads, info[1].ToString()));
+}
+
+// closeRoofMeter(meter): gives its memory back, once nothing is being measured.
+Napi::Value close_meter(const Napi::CallbackInfo& info) {
+  slot_of<RoofMeter>(info[0]).reset();
+  return info.Env().Undefined();
+}
+
+// measureRoof(meter, kind, seconds) -> Promise<{ median, best, cleanSlices, slices, instructions }>
 Napi::Value measure(const Napi::CallbackInfo& info) {
-  const std::string kind = info[0].ToString();
-  const int threads = info[1].ToNumber().Int32Value();
+  const std::string kind = info[1].ToString();
   const double seconds = info[2].ToNumber().DoubleValue();
   int index = 0;
   while (index < 5 && kind != kKinds[index]) ++index;
-  if (index == 5 || threads < 1 || threads > 1024 || !(seconds > 0 && seconds <= 60))
-    throw to_js_error(info.Env(), Error("INVALID_ARG",
-                                        "measureRoof: expected read, copy, f32, bf16 or int8, 1 to 1024 "
-                                        "threads and up to 60 seconds"));
-  auto* worker =
-      new RoofWorker(info.Env(), static_cast<RoofKind>(index), threads, seconds, info[3].ToString());  // deletes itself
+  if (index == 5 || !(seconds > 0 && seconds <= 60))
+    throw Error("INVALID_ARG", "measureRoof: expected read, copy, f32, bf16 or int8 and up to 60 seconds");
+  auto* worker = new RoofWorker(info.Env(), from_handle<RoofMeter>(info[0]), static_cast<RoofKind>(index),
+                                seconds);  // deletes itself
   const Napi::Promise promise = worker->promise();
   worker->Queue();
   return promise;
@@ -103,7 +117,9 @@ Napi::Value read_file(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void init_roofline(Napi::Env env, Napi::Object exports) {
-  exports.Set("measureRoof", Napi::Function::New(env, measure, "measureRoof"));
+  exports.Set("openRoofMeter", Napi::Function::New(env, guarded(open_meter), "openRoofMeter"));
+  exports.Set("closeRoofMeter", Napi::Function::New(env, guarded(close_meter), "closeRoofMeter"));
+  exports.Set("measureRoof", Napi::Function::New(env, guarded(measure), "measureRoof"));
   exports.Set("readFile", Napi::Function::New(env, read_file, "readFile"));
 }
 

@@ -4,7 +4,7 @@
 
 namespace openmoe {
 
-// measureRoof, for bench/ only.
+// Roof meters and readFile, for bench/ only.
 void init_roofline(Napi::Env env, Napi::Object exports);
 
 }  // namespace openmoe

@@ -160,7 +160,7 @@ Roof summarise(std::vector<double> clean, std::vector<double> all, const char* i
 
 // `amount(slice)` bytes or FLOPs done by body(thread, slice).
 template <class F>
-Roof measure(Team& team, double seconds, double amount, const char* instructions, F&& body) {
+Roof measure_slices(Team& team, double seconds, double amount, const char* instructions, F&& body) {
   std::vector<double> clean, all;
   const double start = now();
   // Longer where other work keeps taking the cores, but not for ever.
@@ -182,32 +182,44 @@ Roof measure(Team& team, double seconds, double amount, const char* instructions
 
 }  // namespace
 
-Roof measure_roof(RoofKind kind, int num_threads, double seconds, std::string_view isa) {
-  const Kernels k = kernels_of(isa);
-  Team team(num_threads);
+RoofMeter::RoofMeter(int num_threads, std::string isa) : num_threads_(num_threads), isa_(std::move(isa)) {}
+
+RoofMeter::~RoofMeter() {
+  if (memory_) unmap_buffer(memory_);
+}
+
+Roof RoofMeter::measure(RoofKind kind, double seconds) {
+  const std::scoped_lock lock(mutex_);
+  const Kernels k = kernels_of(isa_);
+  Team team(num_threads_);
   const auto peak = [&](FmaKernel kernel, double flops, const char* name) {
-    return measure(team, seconds, flops * kFmaSteps * num_threads, name, [&](int, int64_t) { kernel(kFmaSteps); });
+    return measure_slices(team, seconds, flops * kFmaSteps * num_threads_, name,
+                          [&](int, int64_t) { kernel(kFmaSteps); });
   };
   if (kind == RoofKind::f32) return peak(k.f32, k.f32_flops_per_step, k.f32_name);
   if (kind == RoofKind::bf16) return peak(k.bf16, k.bf16_flops_per_step, k.bf16_name);
   if (kind == RoofKind::int8) return peak(k.int8, k.int8_flops_per_step, k.int8_name);
-  const std::unique_ptr<std::byte, void (*)(std::byte*)> buffer(map_buffer(), unmap_buffer);
-  fill(buffer.get(), team);
-  const size_t share = kSliceBytes / num_threads / 4096 * 4096;
-  const double bytes = static_cast<double>(share) * num_threads;
+  if (!memory_) {
+    memory_ = map_buffer();
+    fill(memory_, team);
+  }
+  const size_t share = kSliceBytes / num_threads_ / 4096 * 4096;
+  const double bytes = static_cast<double>(share) * num_threads_;
   if (kind == RoofKind::copy) {
     constexpr size_t kHalf = kBufferBytes / 2;
-    return measure(team, seconds, 2 * bytes, k.memory_name, [&](int thread, int64_t slice) {
-      std::byte* from = buffer.get() + slice % (kHalf / kSliceBytes) * kSliceBytes + thread * share;
+    return measure_slices(team, seconds, 2 * bytes, k.memory_name, [&](int thread, int64_t slice) {
+      std::byte* from = memory_ + slice % (kHalf / kSliceBytes) * kSliceBytes + thread * share;
       k.copy(from + kHalf, from, share);
     });
   }
   // How many streams the prefetchers like best depends on the CPU.
   Roof best{};
   for (const int streams : {1, 2, 4}) {
-    const Roof roof = measure(team, seconds / 3, bytes, k.memory_name, [&](int thread, int64_t slice) {
-      k.read(buffer.get() + slice % (kBufferBytes / kSliceBytes) * kSliceBytes + thread * share, share, streams);
+    const Roof roof = measure_slices(team, seconds / 3, bytes, k.memory_name, [&](int thread, int64_t slice) {
+      k.read(memory_ + (next_slice_ + slice) % (kBufferBytes / kSliceBytes) * kSliceBytes + thread * share, share,
+             streams);
     });
+    next_slice_ += roof.slices + 1;
     if (roof.median > best.median) best = roof;
   }
   return best;
