@@ -9,6 +9,7 @@ export default defineConfig({
     include: ['tests/**/*.test.ts'],
     globalSetup: ['tests/support/build_emulator.ts'],
     pool: 'forks', // a native crash must cost one file, not the run
+    maxWorkers: '100%', // one less by default, which is half of a machine with two cores
     testTimeout: 60_000,
     hookTimeout: 60_000,
   },

@@ -4,7 +4,7 @@ import type { NativeBuffer } from './native.ts'
 /** Element types of tensors. */
 export const DTYPES = ['f32', 'bf16', 'i32', 'u8', 'f16'] as const
 export type DType = (typeof DTYPES)[number]
-/** What the numbers of a packed matrix can be; groups of 128 int8 or 32 int4 share a scale (native/support/panel.h). */
+/** What the numbers of a packed matrix can be; groups of 128 int8 or 32 int4 share a scale (native/matmul/panel.h). */
 export const MATRIX_DTYPES = ['f32', 'bf16', 'int8', 'int4'] as const
 export type MatrixDtype = (typeof MATRIX_DTYPES)[number]
 // The order is shared with native/program/dtype.h.

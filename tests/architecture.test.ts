@@ -90,7 +90,7 @@ const CLI_PACKAGES = [...LIBRARY_PACKAGES, 'cli-progress', 'commander', 'picocol
 const INTRINSICS_FILES = [
   'native/support/simd.h',
   'native/support/simd_int.h',
-  'native/support/float_matmul.h',
+  'native/matmul/float_matmul.h',
   'native/support/isa_begin.h',
   'native/support/packing_vectors.h',
   'native/device/thread_pool.cpp', // one pause instruction

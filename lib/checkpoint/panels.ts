@@ -1,6 +1,6 @@
 // Quantised matrices in a checkpoint: packed as the CPU kernels read them, so that loading is reading. A matrix `NAME`
 // becomes the U8 tensor `NAME.int8_panels` or `NAME.int4_panels` of shape [panels, panel_bytes], stacked experts
-// [experts, panels, panel_bytes]; docs/quantization.md and native/support/panel.h have the layout of a panel.
+// [experts, panels, panel_bytes]; docs/quantization.md and native/matmul/panel.h have the layout of a panel.
 import { OpenMoeError } from '../errors.ts'
 import { formatShape, quoteName, type CheckpointIndex, type TensorEntry } from './tensor_index.ts'
 

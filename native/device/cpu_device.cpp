@@ -12,10 +12,10 @@
 #include "device/cpu.h"
 #include "device/cpu_memory.h"
 #include "device/device.h"
+#include "matmul/panel.h"
 #include "program/program.h"
 #include "support/bf16.h"
 #include "support/error.h"
-#include "support/panel.h"
 #include "support/weight_loader.h"
 
 namespace openmoe {

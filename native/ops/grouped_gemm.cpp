@@ -1,4 +1,4 @@
-// launch   one item per thread at a time: up to 96 rows of one expert times some panels (support/panel_matmul.h)
+// launch   one item per thread at a time: up to 96 rows of one expert times some panels (matmul/panel_matmul.h)
 // traffic  the weights of every expert that has rows, once per 96 of its rows; the others are never touched
 // why      items are small and claimed one by one, so an expert with most of the rows does not become the last thread's
 #include "ops/grouped_gemm.h"

@@ -1,5 +1,5 @@
 // launch   one item per thread at a time: up to 96 rows of one expert times some panels of a, b and up of the same
-//          features (support/panel_items.h)
+//          features (matmul/panel_items.h)
 // traffic  the weights of every expert that has rows, once per 96 of its rows; a, b and up themselves stay in cache
 // why      panels of 32 features belong to one of the three only where intermediate_size is a multiple of 32, as in
 // every

@@ -1,7 +1,7 @@
 // launch   sequences x kv heads: two threads never write to the same cache line of a page, which neighbouring tokens
 //          share
 // traffic  k and v in, the same out; of a single token, a whole cache line for every pair of its key: memory bound
-// why      keys are transposed here, once, so that attention reads them as it reads weights (support/panel.h). Pairs,
+// why      keys are transposed here, once, so that attention reads them as it reads weights (matmul/panel.h). Pairs,
 //          because half as many lines are then touched, and attention is next to read these anyway
 #include "ops/kv_append.h"
 

@@ -8,7 +8,7 @@
 
 namespace openmoe {
 
-// Tokens per page: one weight panel wide (support/panel.h), so that a page of keys is a panel whose outputs are scores.
+// Tokens per page: one weight panel wide (matmul/panel.h), so that a page of keys is a panel whose outputs are scores.
 inline constexpr int kPageTokens = 32;
 
 struct KvAppend {

@@ -1,10 +1,10 @@
-// launch   one item per thread at a time: up to 96 rows times some panels (support/panel_matmul.h)
+// launch   one item per thread at a time: up to 96 rows times some panels (matmul/panel_matmul.h)
 // traffic  every weight once per 96 rows: bound by memory up to a handful of rows, by the multiply-add units above
 // why      packed panels make the weights one stream whatever the batch, and k runs in order in every accumulator
 #include "ops/linear.h"
 
 #include "device/cpu.h"
-#include "support/panel_matmul.h"
+#include "matmul/panel_matmul.h"
 
 namespace openmoe::OPENMOE_ISA {
 

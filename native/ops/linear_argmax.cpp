@@ -1,4 +1,4 @@
-// launch   one item per thread at a time, as in linear (support/panel_items.h)
+// launch   one item per thread at a time, as in linear (matmul/panel_items.h)
 // traffic  the weights of the ids that may be taken, once per 96 rows; the products never leave the caches
 // why      the logits of a row are a megabyte at 256384 ids, written and read again for one number. Which of two
 //          candidates is better does not depend on the order of asking, so a thread keeps its own best of each row and
@@ -7,7 +7,7 @@
 #include "ops/linear_argmax.h"
 
 #include "device/cpu.h"
-#include "support/panel_matmul.h"
+#include "matmul/panel_matmul.h"
 #include "support/vocab_select.h"
 
 namespace openmoe::OPENMOE_ISA {

@@ -7,8 +7,8 @@
 #include <algorithm>
 
 #include "device/cpu.h"
+#include "matmul/panel_matmul.h"
 #include "support/error.h"
-#include "support/panel_matmul.h"
 
 namespace openmoe::OPENMOE_ISA {
 

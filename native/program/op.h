@@ -36,7 +36,7 @@ struct Out {
 // A tensor the op updates in place (KV pages).
 struct InOut : Out {};
 
-// Weights in the backend's own packed layout (CPU: support/panel.h). dtype is that of the stored numbers.
+// Weights in the backend's own packed layout (CPU: matmul/panel.h). dtype is that of the stored numbers.
 struct Matrix : In {};
 
 // Rows grouped by expert in the backend's own layout, as a Matrix is weights in it: what lies between moe_permute and

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "matmul/panel_matmul.h"
 #include "support/error.h"
-#include "support/panel_matmul.h"
 
 namespace openmoe::OPENMOE_ISA {
 

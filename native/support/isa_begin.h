@@ -18,10 +18,10 @@
 #include <vector>
 
 #include "device/cpu.h"
+#include "matmul/panel.h"
 #include "program/op.h"
 #include "support/bf16.h"
 #include "support/error.h"
-#include "support/panel.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -1,10 +1,10 @@
-// Weights into the groups of a quantised panel (support/panel.h).
+// Weights into the groups of a quantised panel (matmul/panel.h).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "support/panel.h"
+#include "matmul/panel.h"
 
 namespace openmoe {
 

@@ -1,6 +1,6 @@
 // Float vectors of the instruction set a kernel is compiled for. Kernel sources are compiled once per instruction set
 // (CMakeLists.txt) with OPENMOE_ISA as their namespace, so everything here exists once per set. Of kernels, no
-// other file has intrinsics but support/simd_int.h, and the few lines of support/float_matmul.h that need a whole
+// other file has intrinsics but support/simd_int.h, and the few lines of matmul/float_matmul.h that need a whole
 // instruction.
 //
 // Every reduction has one order, fixed by the length alone: results do not depend on batch, threads or neighbours.

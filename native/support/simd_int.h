@@ -1,6 +1,6 @@
 // Integer vectors of the instruction set a kernel is compiled for, as wide as a Vec (support/simd.h): what products of
 // quantised weights need. The portable set has none: there quantised weights are widened to f32
-// (support/quant_matmul.h).
+// (matmul/quant_matmul.h).
 #pragma once
 
 #include "support/simd.h"

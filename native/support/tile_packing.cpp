@@ -4,9 +4,9 @@
 #include <cstring>
 #include <type_traits>
 
+#include "matmul/panel.h"
 #include "support/bf16.h"
 #include "support/packing_vectors.h"
-#include "support/panel.h"
 #include "support/quantise.h"
 
 namespace openmoe {

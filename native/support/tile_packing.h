@@ -1,4 +1,4 @@
-// Numbers as a file holds them -> rows, or the panels the CPU kernels read (support/panel.h).
+// Numbers as a file holds them -> rows, or the panels the CPU kernels read (matmul/panel.h).
 #pragma once
 
 #include <cstddef>

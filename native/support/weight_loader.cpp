@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "device/cpu_memory.h"
+#include "matmul/panel.h"
 #include "support/error.h"
 #include "support/input_file.h"
-#include "support/panel.h"
 #include "support/tile_packing.h"
 
 namespace openmoe {

@@ -10,7 +10,7 @@
 
 namespace openmoe {
 
-// Into panels (support/panel.h) and row-major tensors in host memory, all of them as one work. Every thread preads and
+// Into panels (matmul/panel.h) and row-major tensors in host memory, all of them as one work. Every thread preads and
 // packs its own share, at most with a buffer of half a MiB. Parts may share a panel, not a lane of it.
 void load_weights(Cpu& cpu, std::span<const LoadPart> parts, const std::atomic<bool>& stop);
 

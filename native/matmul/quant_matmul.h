@@ -1,4 +1,4 @@
-// Products of rows with one int8 or int4 panel (support/panel.h). x is rounded to 8-bit integers, with one scale for a
+// Products of rows with one int8 or int4 panel (matmul/panel.h). x is rounded to 8-bit integers, with one scale for a
 // block of neighbours in k, 128 beside int8 and 256 beside int4: products are sums of integers then, four multiply-adds
 // a lane and instruction, and an outlier costs its block precision but not its row.
 //
@@ -11,9 +11,9 @@
 #include <cstring>
 
 #include "device/cpu.h"
-#include "support/float_matmul.h"
-#include "support/panel_items.h"
-#include "support/quant_tile.h"
+#include "matmul/float_matmul.h"
+#include "matmul/panel_items.h"
+#include "matmul/quant_tile.h"
 
 namespace openmoe::OPENMOE_ISA {
 
@@ -25,7 +25,7 @@ constexpr int64_t words_of_x(int64_t length) {
 }
 
 // Rows of x as integers. How many are multiplied into a sum, and share a scale, depends on the Group they meet
-// (support/quant_tile.h).
+// (matmul/quant_tile.h).
 struct QuantShape {
   int64_t sums, scales, stride;  // of a row
 

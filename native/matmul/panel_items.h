@@ -1,4 +1,4 @@
-// How a matrix product over packed panels (support/panel.h) is cut into work items: some rows of a group times some
+// How a matrix product over packed panels (matmul/panel.h) is cut into work items: some rows of a group times some
 // panels of its matrix, small enough to be claimed one by one by whichever thread is free.
 #pragma once
 
@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "device/cpu.h"
+#include "matmul/panel.h"
 #include "program/op.h"
-#include "support/panel.h"
 
 namespace openmoe::OPENMOE_ISA {
 

@@ -1,4 +1,4 @@
-// Products of rows with one f32 or bf16 panel (support/panel.h). Each output is one chain of multiply-adds over k in
+// Products of rows with one f32 or bf16 panel (matmul/panel.h). Each output is one chain of multiply-adds over k in
 // order; tiles, blocks (between two blocks of k a sum rests in memory, exactly) and threads choose which chains run
 // side by side, never their order.
 #pragma once
@@ -7,9 +7,9 @@
 #include <cstdint>
 
 #include "device/cpu.h"
-#include "support/panel.h"
-#include "support/panel_items.h"
-#include "support/panel_tile.h"
+#include "matmul/panel.h"
+#include "matmul/panel_items.h"
+#include "matmul/panel_tile.h"
 #include "support/simd.h"
 
 namespace openmoe::OPENMOE_ISA {

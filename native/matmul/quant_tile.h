@@ -1,5 +1,5 @@
-// The inner loops of support/quant_matmul.h: a few rows of 8-bit activations times 32 columns of a quantised panel
-// (support/panel.h).
+// The inner loops of matmul/quant_matmul.h: a few rows of 8-bit activations times 32 columns of a quantised panel
+// (matmul/panel.h).
 //
 // A sum of products is an integer, exact whatever the order and the instruction, as far as one scale of the weights and
 // one of the activations reach. The sums of a block, which share the longer-reaching of the two, are added up in order,
@@ -10,8 +10,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "support/panel.h"
-#include "support/panel_tile.h"
+#include "matmul/panel.h"
+#include "matmul/panel_tile.h"
 #include "support/simd_int.h"
 
 namespace openmoe::OPENMOE_ISA {

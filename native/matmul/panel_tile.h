@@ -1,4 +1,4 @@
-// The inner loops of support/float_matmul.h: a few rows of x times the columns of a packed panel (support/panel.h), one
+// The inner loops of matmul/float_matmul.h: a few rows of x times the columns of a packed panel (matmul/panel.h), one
 // accumulator per output, k in order.
 #pragma once
 
@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <span>
 
-#include "support/panel.h"
+#include "matmul/panel.h"
 #include "support/simd.h"
 
 namespace openmoe::OPENMOE_ISA {
