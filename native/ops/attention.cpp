@@ -64,12 +64,37 @@ class Pages {
   bool of_values_ = false;
 };
 
+// How many keys the query of each row of a block sees; rows of a group are one query.
+struct VisibleKeys {
+  int64_t first_position, first_row, group;
+  int64_t operator()(int r) const { return first_position + (first_row + r) / group + 1; }
+};
+
+// Adds page `p` to `kCount` rows from `row` on. What all of them see of it is added to all at once, the rest to each
+// half by itself: a weight of zero would not silence an infinite value.
+template <int kCount, class T>
+void add_rows(PageSum<T> page, int64_t p, const VisibleKeys& num_keys, int row) {
+  page.end = static_cast<int>(std::clamp<int64_t>(num_keys(row) - p * kPageTokens, 0, kPageTokens));
+  if (page.end > page.begin) add_page<kCount>(page);
+  if (page.end == kPageTokens) return;
+  page.begin = std::max(page.begin, page.end);
+  if constexpr (kCount > 1) {
+    add_rows<kCount / 2>(page, p, num_keys, row);
+    page.probs += kCount / 2 * kPageTokens, page.out += kCount / 2 * page.out_stride;
+    add_rows<kCount - kCount / 2>(page, p, num_keys, row + kCount / 2);
+  }
+}
+
 template <class T, int kRows>
 class BlockKernel {
  public:
   BlockKernel(const Attention& a, const Block& block, Cpu& cpu, int thread)
-      : a_(a), block_(block), seq_(a, block.seq), group_(a.num_heads / a.num_kv_heads) {
-    num_pages_ = (num_keys(kRows - 1) + kPageTokens - 1) / kPageTokens;
+      : a_(a),
+        block_(block),
+        seq_(a, block.seq),
+        group_(a.num_heads / a.num_kv_heads),
+        num_keys_{seq_.first_position, block.first_row, group_} {
+    num_pages_ = (num_keys_(kRows - 1) + kPageTokens - 1) / kPageTokens;
     out_stride_ = (a.head_dim + kLanes - 1) / kLanes * kLanes;
     head_floats_ = num_pages_ * kTile + kRows * (out_stride_ + a.head_dim + 1);
     scratch_ = cpu.scratch<float>(thread, block.num_heads * head_floats_);
@@ -83,7 +108,7 @@ class BlockKernel {
         score_page<kRows>(q(h), pages.keys(p, h), a_.head_dim, tile(h, p), pages.next());
 
     for (int64_t h = 0; h < block_.num_heads; ++h) {
-      for (int r = 0; r < kRows; ++r) sums(h)[r] = softmax_row(tile(h, 0) + r * kPageTokens, kTile, num_keys(r));
+      for (int r = 0; r < kRows; ++r) sums(h)[r] = softmax_row(tile(h, 0) + r * kPageTokens, kTile, num_keys_(r));
       std::fill(out(h), out(h) + kRows * out_stride_, 0.0f);
     }
     for (int64_t p = 0; p < num_pages_; ++p)
@@ -94,13 +119,12 @@ class BlockKernel {
  private:
   static constexpr int kTile = kRows * kPageTokens;
 
-  // A row's place among q and out, and how many keys its query sees.
+  // A row's place among q and out.
   int64_t place(int64_t head, int r) const {
     const int64_t row = block_.first_row + r;
     const int64_t q_head = (block_.first_head + head) * group_ + row % group_;
     return ((seq_.first_row + row / group_) * a_.num_heads + q_head) * a_.head_dim;
   }
-  int64_t num_keys(int r) const { return seq_.first_position + (block_.first_row + r) / group_ + 1; }
 
   float* tile(int64_t head, int64_t page) const { return scratch_ + head * head_floats_ + page * kTile; }
   float* out(int64_t head) const { return tile(head, num_pages_); }
@@ -126,22 +150,7 @@ class BlockKernel {
                                .out = out(head),
                                .out_stride = out_stride_,
                                .ahead = pages.next()},
-                    p, 0);
-  }
-
-  // Of `kCount` rows from `row` on. What all of them see of the page is added to all at once, the rest to each half by
-  // itself: a weight of zero would not silence an infinite value.
-  template <int kCount>
-  void add_rows(PageSum<T> page, int64_t p, int row) const {
-    page.end = static_cast<int>(std::clamp<int64_t>(num_keys(row) - p * kPageTokens, 0, kPageTokens));
-    if (page.end > page.begin) add_page<kCount>(page);
-    if (page.end == kPageTokens) return;
-    page.begin = std::max(page.begin, page.end);
-    if constexpr (kCount > 1) {
-      add_rows<kCount / 2>(page, p, row);
-      page.probs += kCount / 2 * kPageTokens, page.out += kCount / 2 * out_stride_;
-      add_rows<kCount - kCount / 2>(page, p, row + kCount / 2);
-    }
+                    p, num_keys_, 0);
   }
 
   void write(int64_t head) const {
@@ -157,6 +166,7 @@ class BlockKernel {
   const Block& block_;
   const Sequence seq_;
   const int64_t group_;
+  const VisibleKeys num_keys_;
   int64_t num_pages_, out_stride_, head_floats_;
   float* scratch_;
 };

@@ -89,8 +89,9 @@ void score_page(const float* q, const T* keys, int64_t head_dim, float* tile, co
 }
 
 // Makes the scores of the first `num_keys` positions of a row exp(score - highest) and returns their sum; the rest of
-// the row's last page becomes zero. Row r of page p is at tiles + p * stride.
-inline float softmax_row(float* tiles, int64_t stride, int64_t num_keys) {
+// the row's last page becomes zero. Row r of page p is at tiles + p * stride. Not inlined, as every number of rows in a
+// block would have a copy of it.
+[[gnu::noinline]] inline float softmax_row(float* tiles, int64_t stride, int64_t num_keys) {
   const int64_t pages = (num_keys + kPageTokens - 1) / kPageTokens;
   float* const last = tiles + (pages - 1) * stride;
   const int64_t used = num_keys - (pages - 1) * kPageTokens;
