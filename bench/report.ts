@@ -45,8 +45,9 @@ export interface Breakdown {
 export interface Report {
   schema: 2
   machine: Machine
-  /** For one thread and for all; then the read bandwidth again, before and after rows, as it drifts. */
+  /** At the start, for one thread and for all. */
   roofs: RoofSet[]
+  /** The read bandwidth beside the samples of a row. */
   readDrift: { when: string; bytesPerSecond: number }[]
   results: Row[]
   breakdowns: Breakdown[]

@@ -1,6 +1,15 @@
 // Roofs beside samples: measured again every few of them, so that each is held against what the machine could do then.
 import type { WeightDtype } from '#lib/model/weights'
-import { judge, type Judgement, type RoofMeter, type RoofSet, type Work } from './roofline.ts'
+import {
+  computeRoof,
+  judge,
+  type Judgement,
+  type Roof,
+  type RoofKind,
+  type RoofMeter,
+  type RoofSet,
+  type Work,
+} from './roofline.ts'
 import { median } from './statistics.ts'
 
 // A shared machine changes its bandwidth within tenths of a second, its peaks as well.
@@ -17,13 +26,13 @@ export class RoofWatch {
   private lookedAt = -Infinity
   private readonly meter: Pick<RoofMeter, 'glance'>
   private readonly dtype: WeightDtype
-  private last: RoofSet
+  private readonly roofs: RoofSet
 
   /** `roofs`: whatever is not measured again. */
   constructor(meter: Pick<RoofMeter, 'glance'>, dtype: WeightDtype, roofs: RoofSet) {
     this.meter = meter
     this.dtype = dtype
-    this.last = roofs
+    this.roofs = roofs
   }
 
   /** Before each sample: measures unless that was done just now. Returns the sample's `glance`. */
@@ -32,24 +41,21 @@ export class RoofWatch {
     return this.glances.length - 1
   }
 
-  /** After the last sample. */
-  async finish(): Promise<void> {
-    await this.measure()
+  /** Looks at once: also needed after the last sample. */
+  async measure(): Promise<void> {
+    this.glances.push(await this.meter.glance(this.dtype, this.roofs))
+    this.lookedAt = performance.now()
   }
 
   /** Half way between the glances before and after a sample. */
   around(glance: number): RoofSet {
     const [before, after] = [this.glances[glance]!, this.glances[glance + 1]!]
-    const mean = (of: (roofs: RoofSet) => { median: number }): number =>
-      (of(before).median + of(after).median) / 2
-    const { read, f32, bf16, int8 } = after
-    return {
-      ...after,
-      read: { ...read, median: mean((roofs) => roofs.read) },
-      f32: { ...f32, median: mean((roofs) => roofs.f32) },
-      bf16: { ...bf16, median: mean((roofs) => roofs.bf16) },
-      int8: { ...int8, median: mean((roofs) => roofs.int8) },
-    }
+    const between = (kind: RoofKind): Roof => ({
+      ...after[kind],
+      median: (before[kind].median + after[kind].median) / 2,
+    })
+    const peak = computeRoof(this.dtype)
+    return { ...after, read: between('read'), [peak]: between(peak) }
   }
 
   /** Of the glances so far. */
@@ -67,11 +73,5 @@ export class RoofWatch {
       roof: median(judged.filter((one) => one.bound === bound).map(({ roof }) => roof)),
       fraction: median(judged.map(({ fraction }) => fraction)),
     }
-  }
-
-  private async measure(): Promise<void> {
-    this.last = await this.meter.glance(this.dtype, this.last)
-    this.glances.push(this.last)
-    this.lookedAt = performance.now()
   }
 }

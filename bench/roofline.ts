@@ -90,13 +90,13 @@ export class RoofMeter {
 
   /**
    * What a product with weights of a dtype is held against, in a few hundredths of a second: both drift with the
-   * neighbours of a virtual machine. Those of another device do not, and stay what they were.
+   * neighbours of a virtual machine. The others, and all of another device, are as in `roofs`.
    */
-  async glance(dtype: WeightDtype, last: RoofSet): Promise<RoofSet> {
-    if (!this.meter) return last
+  async glance(dtype: WeightDtype, roofs: RoofSet): Promise<RoofSet> {
+    if (!this.meter) return roofs
     const read = await this.cpu('read', GLANCE_SECONDS.read)
     const peak = computeRoof(dtype)
-    return { ...last, read, [peak]: await this.cpu(peak, GLANCE_SECONDS.peak) }
+    return { ...roofs, read, [peak]: await this.cpu(peak, GLANCE_SECONDS.peak) }
   }
 
   /** The read bandwidth of a CPU alone. */

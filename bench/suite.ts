@@ -158,7 +158,7 @@ export class Suite {
         this.budgetOf(benchCase),
         () => watch.look(),
       )
-      await watch.finish()
+      await watch.measure()
       this.report.readDrift.push({ when: `${name} ${shape.dtype}`, bytesPerSecond: watch.medianRead })
       const timing = summarise(samples)
       const work = benchCase.work()

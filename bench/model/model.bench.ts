@@ -175,7 +175,7 @@ class ModelBench {
       const settled = whole.length > 1 ? whole.slice(1) : whole // the first waited for JavaScript
       steps.push({ ...meanStep(settled), glance })
     }
-    await watch.finish()
+    await watch.measure()
     const fastest = steps.reduce((best, one) => (one.wallUs < best.wallUs ? one : best))
     return breakDown(step.name, this.shape, fastest, watch.around(fastest.glance))
   }

@@ -5,6 +5,7 @@
 // batch and any number of threads give the same bits.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 

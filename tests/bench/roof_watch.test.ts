@@ -25,7 +25,7 @@ async function sample(watch: RoofWatch, times: readonly number[]): Promise<Watch
     samples.push({ us, glance: await watch.look() })
     vi.advanceTimersByTime(200)
   }
-  await watch.finish()
+  await watch.measure()
   return samples
 }
 
@@ -34,14 +34,15 @@ afterEach(() => void vi.useRealTimers())
 
 describe('RoofWatch', () => {
   it('looks again once the last time is a tenth of a second ago', async () => {
-    const watch = watchOf([roofs(10e9, 1), roofs(20e9, 1), roofs(60e9, 1)])
+    const watch = watchOf([roofs(10e9, 100), roofs(20e9, 300), roofs(60e9, 300)])
     expect(await watch.look()).toBe(0)
     vi.advanceTimersByTime(99)
     expect(await watch.look()).toBe(0)
     vi.advanceTimersByTime(2)
     expect(await watch.look()).toBe(1)
-    await watch.finish()
+    await watch.measure()
     expect(watch.around(0).read.median).toBe(15e9)
+    expect(watch.around(0).int8.median).toBe(200)
     expect(watch.around(1).read.median).toBe(40e9)
     expect(watch.medianRead).toBe(20e9)
   })
